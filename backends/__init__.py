@@ -1,0 +1,1 @@
+"""Engines that turn tokens into logits."""

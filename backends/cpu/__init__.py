@@ -1,0 +1,1 @@
+"""The CPU engine: numba SIMD kernels run by a team of threads."""

@@ -1,0 +1,1 @@
+"""edgebench: speed and quality, measured through the public names of the floors below."""

@@ -1,0 +1,52 @@
+"""edgelm: quantized language models on the device you already have.
+
+    from edgelm import LLM
+
+    with LLM("smollm2-135m") as llm:
+        for delta in llm.chat([{"role": "user", "content": "Why is the sky blue?"}], stream=True):
+            print(delta.text, end="", flush=True)
+
+The names below are the public ones; they are imported on first use, so that `import edgelm` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edgelm.errors import EdgeLMError
+
+if TYPE_CHECKING:
+    from edgelm.runtime.llm import LLM
+    from edgelm.runtime.results import Completion, Delta, Timings, TokenLogprob
+    from edgelm.runtime.sampling import SamplingParams
+    from edgelm.runtime.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+__all__ = [
+    "LLM",
+    "Completion",
+    "Delta",
+    "EdgeLMError",
+    "SamplingParams",
+    "Timings",
+    "TokenLogprob",
+    "Tokenizer",
+    "__version__",
+]
+
+_HOME = {
+    "LLM": "edgelm.runtime.llm",
+    "Completion": "edgelm.runtime.results",
+    "Delta": "edgelm.runtime.results",
+    "Timings": "edgelm.runtime.results",
+    "TokenLogprob": "edgelm.runtime.results",
+    "SamplingParams": "edgelm.runtime.sampling",
+    "Tokenizer": "edgelm.runtime.tokenizer",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'edgelm' has no attribute {name!r}")

@@ -1,0 +1,68 @@
+"""Every error that edgelm raises on purpose, in one tree.
+
+    EdgeLMError                     catch this one to catch them all
+    ├── ModelFileError              the file is missing, cut short, malformed or contradicts itself
+    ├── UnsupportedModelError       a sound file, but an architecture, format or tokenizer edgelm does not run
+    ├── TemplateError               the chat template is missing, unsafe, too slow or fails
+    ├── InvalidRequestError         an argument has a value that makes no sense (also a ValueError)
+    │   └── ContextOverflowError    more tokens than the context holds
+    ├── InsufficientMemoryError     the model, or its KV cache, does not fit the memory that is free
+    ├── BackendUnavailableError     the engine asked for is not installed or cannot run here
+    ├── DownloadError               a model could not be fetched, verified or stored
+    └── ClosedError                 the model was closed before the call
+
+Every message says what was wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class EdgeLMError(Exception):
+    """Base of all errors raised by edgelm."""
+
+
+class ModelFileError(EdgeLMError):
+    """A model file is missing, truncated, malformed or self-contradictory."""
+
+
+class UnsupportedModelError(EdgeLMError):
+    """The file is sound, but asks for something edgelm does not implement."""
+
+
+class TemplateError(EdgeLMError):
+    """A chat template is missing, unsafe, exceeds its limits, or raised an error."""
+
+
+class InvalidRequestError(EdgeLMError, ValueError):
+    """An argument has a value that makes no sense."""
+
+
+class ContextOverflowError(InvalidRequestError):
+    """The tokens do not fit the context.
+
+    Attributes:
+        n_prompt_tokens: tokens that were asked for.
+        n_ctx: tokens that the context holds.
+    """
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, advice: str = "") -> None:
+        self.n_prompt_tokens = n_prompt_tokens
+        self.n_ctx = n_ctx
+        text = f"the prompt has {n_prompt_tokens} tokens, but the context holds {n_ctx}"
+        super().__init__(f"{text}; {advice or 'shorten the prompt or open the model with a larger n_ctx'}")
+
+
+class InsufficientMemoryError(EdgeLMError):
+    """The memory that is free does not suffice."""
+
+
+class BackendUnavailableError(EdgeLMError):
+    """An engine is not installed, or cannot run on this machine."""
+
+
+class DownloadError(EdgeLMError):
+    """A model could not be fetched, verified or stored."""
+
+
+class ClosedError(EdgeLMError):
+    """The object was closed before this call."""

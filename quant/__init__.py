@@ -1,0 +1,1 @@
+"""Ground floor: model files, number formats, packers."""

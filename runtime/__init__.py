@@ -1,0 +1,1 @@
+"""What a person or a program talks to: LLM, tokenizer, chat templates, catalogue, command line."""
