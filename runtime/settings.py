@@ -1,0 +1,56 @@
+"""What the environment says, read in one place.
+
+EDGELM_HOME    folder for everything edgelm stores (models); the user's cache folder where it is not set
+HF_ENDPOINT    the Hugging Face hub, or a mirror of it
+HF_TOKEN       access token for gated models on the hub
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgelm.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one process.
+
+    Attributes:
+        home: absolute folder that holds what edgelm stores.
+        hub_endpoint: base address of the Hugging Face hub.
+        hub_token: access token for the hub, never shown.
+    """
+
+    home: Path
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token: str | None = field(default=None, repr=False)
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models that were pulled."""
+        return self.home / "models"
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment variables listed above.
+
+    Raises:
+        InvalidRequestError: a variable has a value that makes no sense.
+    """
+    env = os.environ if environment is None else environment
+    endpoint = env.get("HF_ENDPOINT", "").rstrip("/") or Settings.hub_endpoint
+    if not endpoint.startswith(("https://", "http://")):
+        raise InvalidRequestError(f"HF_ENDPOINT is {endpoint!r}; it must begin with https:// or http://")
+    return Settings(_home(env.get("EDGELM_HOME", "")), endpoint, env.get("HF_TOKEN") or None)
+
+
+def _home(value: str) -> Path:
+    if value:
+        return Path(value).expanduser().absolute()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("edgelm", appauthor=False))

@@ -1,0 +1,21 @@
+"""Real models for the tests that need one; they are pulled once into the user's cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgelm.runtime.download import pull
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct Q4_1: llama architecture, byte-level BPE, ChatML template."""
+    return pull("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    """Gemma-3-270M Q4_K_M: gemma3 architecture, SentencePiece-style vocabulary of 262,144 tokens."""
+    return pull("gemma3-270m")
