@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import EdgeLMError, ModelFileError, UnsupportedModelError
+from edgelm.errors import ModelFileError, UnsupportedModelError
 from edgelm.quant.blocks import FORMAT_BY_ID, BlockFormat
 
 MAGIC = b"GGUF"
@@ -180,10 +180,16 @@ class _HeaderReader:
         value: int = _U64.unpack_from(self._data, self._skip(8, where))[0]
         return value
 
-    def _string(self, where: str, longest: int | None = None) -> str:
+    def _string(self, where: str) -> str:
+        return self._decoded(self._u64(where), where)
+
+    def _name(self, where: str, longest: int) -> str:
         n_bytes = self._u64(where)
-        if longest is not None and n_bytes > longest:
-            raise self._bad(f"{where} has {n_bytes} bytes, more than the {longest} that GGUF allows")
+        if not 0 < n_bytes <= longest:
+            raise self._bad(f"{where} has {n_bytes} bytes, not 1 to {longest}")
+        return self._decoded(n_bytes, where)
+
+    def _decoded(self, n_bytes: int, where: str) -> str:
         start = self._skip(n_bytes, where)
         # Invalid UTF-8 becomes lone surrogates, from which the bytes can be had back.
         return self._data[start : start + n_bytes].decode("utf-8", "surrogateescape")
@@ -229,7 +235,7 @@ class _HeaderReader:
         raise UnsupportedModelError(f"{self._path}: GGUF version {version}, but edgelm reads versions 2 and 3; convert it again")
 
     def _read_entry(self, metadata: dict[str, Any]) -> None:
-        key = self._string("a metadata key", MAX_KEY_BYTES)
+        key = self._name("a metadata key", MAX_KEY_BYTES)
         where = f"the metadata value {_shown(key)}"
         if key in metadata:
             raise self._bad(f"the metadata key {_shown(key)} comes twice")
@@ -280,7 +286,7 @@ class _HeaderReader:
         return tuple(tensors)
 
     def _read_tensor_row(self) -> tuple[str, tuple[int, ...], BlockFormat, int, int]:
-        name = self._string("a tensor name", MAX_NAME_BYTES)
+        name = self._name("a tensor name", MAX_NAME_BYTES)
         where = f"the tensor {_shown(name)}"
         n_dims = self._u32(where)
         if not 0 < n_dims <= MAX_DIMS:
@@ -295,11 +301,9 @@ class _HeaderReader:
             )
         if math.prod(shape) == 0:
             raise self._bad(f"{where} has the shape {shape}, without a single value")
-        try:
-            n_bytes = block_format.nbytes(shape)
-        except EdgeLMError as error:
-            raise self._bad(f"{where}: {error}") from None
-        return name, shape, block_format, offset, n_bytes
+        if shape[-1] % block_format.n_elements:
+            raise self._bad(f"{where} has rows of {shape[-1]} values, not whole {block_format.name} blocks of {block_format.n_elements}")
+        return name, shape, block_format, offset, block_format.nbytes(shape)
 
 
 def _align(offset: int, alignment: int) -> int:

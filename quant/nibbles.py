@@ -38,15 +38,17 @@ def search_iq4_scale(values: NDArray[Any]) -> NDArray[Any]:
     weighted least-squares optimum for the codes it gives, and the one of least error is kept.
     """
     largest = np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
-    weights = values * values
-    best_gain = np.full(len(values), -1, np.float32)
-    best = np.where(np.isfinite(largest[:, 0]), np.float32(0), np.float32(np.nan))
+    relative = np.where(largest == 0, np.float32(0), values / largest)
+    weights = relative * relative
+    best_gain = np.zeros(len(values), np.float32)
+    # Where nothing is better: 0 for a row of zeros, not a number where the row has one.
+    best = largest[:, 0] * 0
     for end in range(-134, -119):
-        table = IQ4_TABLE[nearest_iq4(np.where(largest == 0, np.float32(0), values * (end / largest)))]
-        product = (weights * table * values).sum(axis=1)
+        table = IQ4_TABLE[nearest_iq4(relative * end)]
+        product = (weights * table * relative).sum(axis=1)
         square = (weights * table * table).sum(axis=1)
         gain = np.where(square > 0, product * product / square, 0)
-        better = (gain > best_gain) & (square > 0)
-        best = np.where(better, product / square, best)
+        better = gain > best_gain
+        best = np.where(better, largest[:, 0] * (product / square), best)
         best_gain = np.where(better, gain, best_gain)
     return best
