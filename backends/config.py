@@ -23,6 +23,7 @@ class Architecture:
         sliding_window: tokens that a local layer sees where the metadata does not say; 0 for no window.
         local_pattern: where there is a window, layer l looks through it unless l % local_pattern == local_pattern - 1; 0 for never.
         no_rope_step: every step-th layer has no rotary embedding; 0 for none.
+        rope_switch: the metadata key rope.scaling.finetuned, where it is false, switches the rotary embedding off.
         local_freq_base: rotary base of the sliding-window layers where the metadata does not say, unscaled; None for the global rotation.
         wide_model_layers: the model of so many layers scales attention by sqrt(n_heads / n_embd), whatever its head size.
         attention_softcap, logit_softcap: where the metadata does not say; 0 for none.
@@ -34,6 +35,7 @@ class Architecture:
     sliding_window: int = 0
     local_pattern: int = 0
     no_rope_step: int = 0
+    rope_switch: bool = False
     local_freq_base: float | None = None
     wide_model_layers: int = 0
     attention_softcap: float = 0.0
@@ -45,7 +47,7 @@ class Architecture:
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(rope="adjacent"),
     "smollm3": Architecture(rope="adjacent", no_rope_step=4),
-    "granite": Architecture(rope="adjacent"),
+    "granite": Architecture(rope="adjacent", rope_switch=True),
     "qwen2": Architecture(rope="halves"),
     "qwen3": Architecture(rope="halves"),
     "phi3": Architecture(rope="halves"),
@@ -264,8 +266,8 @@ def _local_layers(keys: _Keys, row: Architecture, n_layers: int) -> tuple[int, t
 
 
 def _rope_layers(keys: _Keys, row: Architecture, n_layers: int) -> tuple[bool, ...]:
-    if not keys.value("rope.scaling.finetuned", True) and keys.value("logit_scale", 0.0):
-        return (False,) * n_layers  # granite: this key switches the rotary embedding off
+    if row.rope_switch and not keys.value("rope.scaling.finetuned", True):
+        return (False,) * n_layers
     return tuple(not row.no_rope_step or (layer + 1) % row.no_rope_step != 0 for layer in range(n_layers))
 
 

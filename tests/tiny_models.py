@@ -132,6 +132,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama-rope-yarn": ("llama", {"extra": _YARN}),
     "smollm3": ("smollm3", {}),
     "granite": ("granite", {}),
+    "granite-no-rope": ("granite", {"extra": (*_DEFAULTS["granite"]["extra"], ("bool", "rope.scaling.finetuned", False))}),
     "qwen2": ("qwen2", {}),
     "qwen2-rope-yarn": ("qwen2", {"extra": _YARN}),
     "qwen3": ("qwen3", {}),
@@ -140,6 +141,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "phi3-longrope": ("phi3", {"longrope": True, "extra": _LONGROPE}),
     "gemma2": ("gemma2", {}),
     "gemma3": ("gemma3", {}),
+    "gemma3-no-window": ("gemma3", {"extra": ()}),
 }
 
 FORMATS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
