@@ -141,6 +141,10 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "phi3-longrope": ("phi3", {"longrope": True, "extra": _LONGROPE}),
     "gemma2": ("gemma2", {}),
     "gemma3": ("gemma3", {}),
+    "gemma3-rope-yarn": (
+        "gemma3",
+        {"extra": (("uint32", "attention.sliding_window", 16), ("float32", "rope.scaling.attn_factor", 1.5), *_YARN)},
+    ),
     "gemma3-no-window": ("gemma3", {"extra": ()}),
 }
 
