@@ -108,6 +108,6 @@ def _is_installed(module: str) -> bool:
 
 
 def _open_model(path: str | Path) -> ModelFile:
-    from edgelm.quant.model_file import open_model
+    from edgelm.quant.open_model import open_model
 
     return open_model(Path(path))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,25 @@ class SamplingParams:
         return wanted and self.penalty_window != 0
 
 
+class SamplingFields(TypedDict, total=False):
+    """The fields of SamplingParams as keyword arguments."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_window: int
+    logit_bias: Mapping[int, float]
+    seed: int | None
+    max_tokens: int | None
+    stop: str | Sequence[str]
+    logprobs: int | None
+    ignore_eos: bool
+
+
 class Sampler:
     """Draws the tokens of one generation; it holds the generation's own random numbers.
 
@@ -120,7 +140,7 @@ class Sampler:
         adjusted = self._adjusted(logits, history)
         if params.temperature == 0.0 or params.top_k == 1:
             return int(adjusted.argmax())
-        tokens = top_tokens(adjusted, params.top_k or adjusted.size)
+        tokens = top_tokens(adjusted, params.top_k) if params.top_k else np.arange(adjusted.size)
         kept = adjusted[tokens]
         weights = np.exp(kept - kept.max())  # relative to the most likely token, so that min_p compares with them as they are
         tokens, weights = _nucleus(tokens, weights, params.top_p)
@@ -155,10 +175,9 @@ def _penalize(logits: Logits, history: Sequence[int], params: SamplingParams) ->
 
 
 def top_tokens(logits: Logits, k: int) -> NDArray[np.int64]:
-    """The k tokens of the largest logits, best first, without sorting the others; all tokens, unsorted, where k reaches n_vocab."""
-    if k >= logits.size:
-        return np.arange(logits.size)
-    best = np.argpartition(logits, logits.size - k)[-k:]
+    """The k tokens of the largest logits, best first, without sorting the others."""
+    n = logits.size
+    best = np.argpartition(logits, n - k)[-k:] if k < n else np.arange(n)
     return best[np.lexsort((best, -logits[best]))]
 
 
@@ -169,7 +188,7 @@ def _nucleus(tokens: NDArray[np.int64], weights: NDArray[np.float32], p: float) 
     wanted = p * float(weights.sum(dtype=np.float64))
     k = _FIRST_NUCLEUS
     while True:
-        ranked = np.argsort(-weights, kind="stable") if k >= weights.size else top_tokens(weights, k)
+        ranked = top_tokens(weights, k)
         sums = weights[ranked].cumsum(dtype=np.float64)
         if sums[-1] >= wanted or k >= weights.size:
             kept = ranked[: int(np.searchsorted(sums, wanted)) + 1]
