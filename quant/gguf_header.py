@@ -105,10 +105,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata, as described at ModelFile, and the tensors in file order."""
+    """Metadata, as described at ModelFile, and the tensors in file order.
+
+    Attributes:
+        n_entries, metadata_start, metadata_end: the count of metadata entries, and the bytes of the file that hold them.
+    """
 
     version: int
     alignment: int
+    n_entries: int
+    metadata_start: int
+    metadata_end: int
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
 
@@ -138,8 +145,10 @@ class _HeaderReader:
         self._check_count(n_entries, _MIN_ENTRY_BYTES, "metadata entries")
         self._check_count(n_tensors, _MIN_TENSOR_BYTES, "tensors")
         metadata: dict[str, Any] = {}
+        metadata_start = self._at
         for _ in range(n_entries):
             self._read_entry(metadata)
+        metadata_end = self._at
         if metadata.get("split.count", 0) not in (0, 1):
             raise UnsupportedModelError(
                 f"{self._path}: this is one part of a model split into {metadata['split.count']} files; "
@@ -147,7 +156,7 @@ class _HeaderReader:
             )
         alignment = self._alignment(metadata)
         tensors = self._read_tensors(n_tensors, alignment)
-        return Header(version, alignment, MappingProxyType(metadata), tensors)
+        return Header(version, alignment, n_entries, metadata_start, metadata_end, MappingProxyType(metadata), tensors)
 
     # -- errors -----------------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""Writes a GGUF file of any size in little memory: tensors come as chunks of bytes. The layout is that of ggml/docs/gguf.md."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.errors import ModelFileError
+from edgelm.quant.block_format import BlockFormat
+
+_VERSION = 3
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor to be written.
+
+    Attributes:
+        shape: slowest dimension first.
+        chunks: gives its bytes, in order; called once.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: BlockFormat
+    chunks: Callable[[], Iterable[NDArray[np.uint8]]]
+
+
+def entry(key: str, value: bool | int | float | str | Sequence[str] | NDArray[np.int32]) -> bytes:
+    """One metadata entry: int as uint32, float as float32, an int32 array and a list of strings as arrays."""
+    head = _string(key)
+    if isinstance(value, bool):
+        return head + struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return head + struct.pack("<II", _U32, value)
+    if isinstance(value, float):
+        return head + struct.pack("<If", _F32, value)
+    if isinstance(value, str):
+        return head + struct.pack("<I", _STRING) + _string(value)
+    if isinstance(value, np.ndarray):
+        return head + struct.pack("<IIQ", _ARRAY, _I32, len(value)) + value.astype("<i4").tobytes()
+    return head + struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(_string(item) for item in value)
+
+
+def write_gguf(path: Path, metadata: bytes, n_entries: int, tensors: Sequence[TensorSource], alignment: int = 32) -> None:
+    """Write the file beside its place and move it there when it is whole, so that no partial file is ever seen.
+
+    Args:
+        metadata: n_entries encoded entries, one after the other.
+        alignment: as the metadata's general.alignment says; 32 where it says nothing.
+
+    Raises:
+        ModelFileError: the file cannot be written, or a tensor's chunks are not as many bytes as its shape and format take.
+    """
+    table, offset = b"", 0
+    for tensor in tensors:
+        table += _string(tensor.name) + struct.pack("<I", len(tensor.shape)) + struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1])
+        table += struct.pack("<IQ", tensor.format.type_id, offset)
+        offset += _aligned(tensor.format.nbytes(tensor.shape), alignment)
+    head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), n_entries) + metadata + table
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".partial", delete=False) as file:
+            partial = Path(file.name)
+            try:
+                file.write(head.ljust(_aligned(len(head), alignment), b"\0"))
+                for tensor in tensors:
+                    _write_tensor(file, tensor, alignment)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be written ({error.strerror or error}); free space there, or choose another place") from error
+
+
+def _write_tensor(file: IO[bytes], tensor: TensorSource, alignment: int) -> None:
+    wanted, written = tensor.format.nbytes(tensor.shape), 0
+    for chunk in tensor.chunks():
+        written += file.write(chunk.tobytes())
+    if written != wanted:
+        raise ModelFileError(f"tensor {tensor.name} was given {written} bytes, but takes {wanted}")
+    file.write(b"\0" * (_aligned(wanted, alignment) - wanted))
+
+
+def _string(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return (size + alignment - 1) // alignment * alignment
