@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-import numpy as np
-
-from edgelm.errors import ClosedError, ModelFileError
-from edgelm.quant.gguf_header import TensorInfo, read_header
+from edgelm.errors import ClosedError
+from edgelm.quant.gguf_header import read_header
+from edgelm.quant.mapped_file import MappedFile
 from edgelm.quant.model_file import Tensor
 
 
@@ -30,13 +25,15 @@ class GGUFFile:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._map: mmap.mmap | None = _map_file(self._path)
+        self._file = MappedFile(self._path)
         try:
-            header = read_header(self._map, self._path)
+            header = read_header(self._file.data, self._path)
             self._metadata = header.metadata
-            self._tensors = MappingProxyType({info.name: _view(self._map, info) for info in header.tensors})
+            self._tensors: Mapping[str, Tensor] | None = MappingProxyType(
+                {t.name: Tensor(t.name, t.shape, t.format, self._file.view(t.offset, t.n_bytes)) for t in header.tensors}
+            )
         except BaseException:
-            _unmap(self._map)
+            self._file.close()
             raise
 
     def __enter__(self) -> GGUFFile:
@@ -61,7 +58,8 @@ class GGUFFile:
         Raises:
             ClosedError: the file was closed.
         """
-        self._open_map()
+        if self._tensors is None:
+            raise ClosedError(f"{self._path} was closed; open it again")
         return self._tensors
 
     def drop_pages(self) -> None:
@@ -70,51 +68,12 @@ class GGUFFile:
         Raises:
             ClosedError: the file was closed.
         """
-        mapping = self._open_map()
-        if sys.platform == "linux":
-            mapping.madvise(mmap.MADV_DONTNEED)
+        self._file.drop_pages()
 
     def close(self) -> None:
         """Give the mapping up; closing twice is allowed.
 
         Tensors that a caller still holds stay valid, and the mapping goes with the last of them.
         """
-        mapping, self._map = self._map, None
-        self._tensors = MappingProxyType({})
-        if mapping is not None:
-            _unmap(mapping)
-
-    def _open_map(self) -> mmap.mmap:
-        if self._map is None:
-            raise ClosedError(f"{self._path} was closed; open it again")
-        return self._map
-
-
-def _view(mapping: mmap.mmap, info: TensorInfo) -> Tensor:
-    return Tensor(info.name, info.shape, info.format, np.frombuffer(mapping, np.uint8, info.n_bytes, info.offset))
-
-
-def _unmap(mapping: mmap.mmap) -> None:
-    # While a view of it lives the mapping refuses to close; Python unmaps it with the last view, as nothing else refers to it.
-    with contextlib.suppress(BufferError):
-        mapping.close()
-
-
-def _map_file(path: Path) -> mmap.mmap:
-    """The whole file, read-only."""
-    try:
-        # Asked before opening: opening a pipe would wait for a writer.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ModelFileError(f"{path}: this is {kind}; give the path of a .gguf file")
-        if status.st_size == 0:
-            raise ModelFileError(f"{path}: the file is empty; fetch it again")
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; check the path, or fetch the model with `edgelm pull`") from None
-    except PermissionError:
-        raise ModelFileError(f"{path}: no permission to read the file; change its mode or its owner") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: the file cannot be mapped into memory ({error})") from error
+        self._tensors = None
+        self._file.close()

@@ -1,0 +1,20 @@
+"""Opening a model on disk, whatever its container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgelm.quant.gguf_file import GGUFFile
+from edgelm.quant.huggingface import HuggingFaceFolder
+from edgelm.quant.model_file import ModelFile
+
+
+def open_model(path: str | Path) -> ModelFile:
+    """Open a GGUF file, or a Hugging Face folder with config.json and safetensors.
+
+    Raises:
+        ModelFileError: nothing there, or what is there is cut short, malformed or contradicts itself.
+        UnsupportedModelError: a sound model that edgelm does not read.
+    """
+    path = Path(path)
+    return HuggingFaceFolder(path) if path.is_dir() else GGUFFile(path)
