@@ -1,0 +1,307 @@
+"""Matrix products and embedding look-up over packed weights: y[t] = W x[t] + b for the rows of one operation.
+
+Activations of one row (an `act` row, written by quantize_row in elementwise.py), for n channels in g = n / 32 groups:
+
+    int8 [n] | scale float32 [g] | scale * sum of 32, float32 [g] | scale * sum of the first 16, float32 [g] | float32 [n]
+
+with n rounded up to whole groups. The kernels of block formats take n in whole blocks, as the formats do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgelm.backends.cpu.codes import READERS, GroupReader, inline
+from edgelm.backends.cpu.records import EMBED, JOB, MATMUL, OP
+from edgelm.backends.cpu.rows import share_rows
+from edgelm.backends.cpu.simd import (
+    add,
+    fma,
+    lane,
+    load_bf16,
+    load_f16,
+    load_f32,
+    read_f32,
+    read_f64,
+    read_i32,
+    read_i64,
+    splat,
+    store_f32,
+    write_f32,
+    zero,
+)
+
+TOKENS = 4  # tokens per register tile: 8 registers of codes and 4 of sums fit AVX2's 16
+FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
+_L2_BYTES = 1 << 18
+
+
+@inline
+def _output(op, job):  # type: ignore[no-untyped-def]
+    """Address and row stride of the result; the job's logits where the operation names no buffer."""
+    out = read_i64(op + MATMUL.out)
+    if out == 0:
+        return read_i64(job + JOB.logits), read_i64(job + JOB.logits_stride)
+    return out, read_i64(op + MATMUL.out_stride)
+
+
+@inline
+def _start(bias, run):  # type: ignore[no-untyped-def]
+    return load_f32(bias + 32 * run) if bias != 0 else zero()
+
+
+@inline
+def floats_at(n):  # type: ignore[no-untyped-def]
+    """Offset of the float32 values in an act row of n channels."""
+    return (n + 31) // 32 * 44
+
+
+def _make_matmul(row: Any, tile: Any, run_bytes: Any) -> Any:
+    """The loop over runs of eight rows and tiles of tokens, around the kernels for one token and for TOKENS tokens.
+
+    row(w, n, act, y, start) and tile(w, n, act, act_stride, y, y_stride, start) compute the eight outputs of a run;
+    run_bytes(n) is the size of a run of n columns.
+    """
+
+    def matmul(op, job, tid, nt):  # type: ignore[no-untyped-def]
+        n_rows = read_i64(job + read_i64(op + OP.rows))
+        n_runs, n = read_i64(op + MATMUL.n_runs), read_i64(op + MATMUL.n_columns)
+        weights, bias = read_i64(op + MATMUL.weights), read_i64(op + MATMUL.bias)
+        act, stride = read_i64(op + MATMUL.act), read_i64(op + MATMUL.act_stride)
+        out, out_stride = _output(op, job)
+        first, last = n_runs * tid // nt, n_runs * (tid + 1) // nt
+        step = run_bytes(n)
+        if n_rows == 1:
+            for run in range(first, last):
+                row(weights + run * step, n, act + tid * stride, out + 32 * run, _start(bias, run))
+            return 0
+        # as many tokens at a time as keep their activations in the second-level cache
+        chunk = max(TOKENS, _L2_BYTES // n // TOKENS * TOKENS)
+        for t0 in range(0, n_rows, chunk):
+            for run in range(first, last):
+                for t in range(t0, min(t0 + chunk, n_rows), TOKENS):
+                    y = out + t * out_stride + 32 * run
+                    tile(weights + run * step, n, act + t * stride, stride, y, out_stride, _start(bias, run))
+        return 0
+
+    return matmul
+
+
+def _make_run_bytes(reader: GroupReader) -> Any:
+    channels, block_bytes = 32 * reader.layout.n_groups, reader.layout.dtype.itemsize
+
+    @inline
+    def run_bytes(n):  # type: ignore[no-untyped-def]
+        return n // channels * block_bytes
+
+    return run_bytes
+
+
+def make_matmul_int8(format_name: str) -> Any:
+    """Codes times int8 activations, exact in integers within a group, scaled per group."""
+    reader = READERS[format_name]
+    header, codes, scales, accumulate = reader.header, reader.codes, reader.scales, reader.accumulate
+    header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
+
+    @inline
+    def row(w, n, x, y, acc):  # type: ignore[no-untyped-def]
+        g, n8, n4 = x + n, n // 8, n // 4
+        for _block in range(n // (32 * n_groups)):
+            d, dmin = header(w)
+            w += header_bytes
+            for _group in range(n_groups):
+                acc = accumulate(acc, codes(w), scales(d, dmin, w), x, read_f32(g), read_f32(g + n8), read_f32(g + n4))
+                w += group_bytes
+                x += 32
+                g += 4
+        store_f32(y, acc)
+
+    @inline
+    def tile(w, n, x, stride, y, y_stride, start):  # type: ignore[no-untyped-def]
+        acc0, acc1, acc2, acc3 = start, start, start, start
+        g, n8, n4 = x + n, n // 8, n // 4
+        for _block in range(n // (32 * n_groups)):
+            d, dmin = header(w)
+            w += header_bytes
+            for _group in range(n_groups):
+                c, s = codes(w), scales(d, dmin, w)
+                x1, x2, x3 = x + stride, x + 2 * stride, x + 3 * stride
+                g1, g2, g3 = g + stride, g + 2 * stride, g + 3 * stride
+                acc0 = accumulate(acc0, c, s, x, read_f32(g), read_f32(g + n8), read_f32(g + n4))
+                acc1 = accumulate(acc1, c, s, x1, read_f32(g1), read_f32(g1 + n8), read_f32(g1 + n4))
+                acc2 = accumulate(acc2, c, s, x2, read_f32(g2), read_f32(g2 + n8), read_f32(g2 + n4))
+                acc3 = accumulate(acc3, c, s, x3, read_f32(g3), read_f32(g3 + n8), read_f32(g3 + n4))
+                w += group_bytes
+                x += 32
+                g += 4
+        store_f32(y, acc0)
+        store_f32(y + y_stride, acc1)
+        store_f32(y + 2 * y_stride, acc2)
+        store_f32(y + 3 * y_stride, acc3)
+
+    return _make_matmul(row, tile, _make_run_bytes(reader))
+
+
+def _make_weights(reader: GroupReader) -> Any:
+    """The four channels of code vector k as float weights of eight rows: scale * code + offset."""
+    c0, c1, c2, c3 = reader.channels
+
+    @inline
+    def weights(code, scale, offset):  # type: ignore[no-untyped-def]
+        return (
+            fma(scale, c0(code), offset), fma(scale, c1(code), offset),
+            fma(scale, c2(code), offset), fma(scale, c3(code), offset),
+        )  # fmt: skip
+
+    return weights
+
+
+def make_matmul_f32(format_name: str) -> Any:
+    """Dequantized weights times float32 activations: the same model without activation quantization."""
+    reader = READERS[format_name]
+    header, codes, scales, weights = reader.header, reader.codes, reader.scales, _make_weights(reader)
+    header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
+
+    @inline
+    def four(acc, w, x):  # type: ignore[no-untyped-def]
+        acc = fma(w[0], splat(read_f32(x)), acc)
+        acc = fma(w[1], splat(read_f32(x + 4)), acc)
+        acc = fma(w[2], splat(read_f32(x + 8)), acc)
+        return fma(w[3], splat(read_f32(x + 12)), acc)
+
+    @inline
+    def tile(w, n, act, stride, y, y_stride, start):  # type: ignore[no-untyped-def]
+        acc0, acc1, acc2, acc3 = start, start, start, start
+        x = act + floats_at(n)
+        for _block in range(n // (32 * n_groups)):
+            d, dmin = header(w)
+            w += header_bytes
+            for _group in range(n_groups):
+                c, s = codes(w), scales(d, dmin, w)
+                for k in range(8):
+                    v = weights(c[k], s[0], s[1]) if k < 4 else weights(c[k], s[2], s[3])
+                    acc0 = four(acc0, v, x)
+                    acc1 = four(acc1, v, x + stride)
+                    acc2 = four(acc2, v, x + 2 * stride)
+                    acc3 = four(acc3, v, x + 3 * stride)
+                    x += 16
+                w += group_bytes
+        store_f32(y, acc0)
+        store_f32(y + y_stride, acc1)
+        store_f32(y + 2 * y_stride, acc2)
+        store_f32(y + 3 * y_stride, acc3)
+
+    @inline
+    def row(w, n, act, y, start):  # type: ignore[no-untyped-def]
+        acc0, acc1 = start, zero()
+        x = act + floats_at(n)
+        for _block in range(n // (32 * n_groups)):
+            d, dmin = header(w)
+            w += header_bytes
+            for _group in range(n_groups):
+                c, s = codes(w), scales(d, dmin, w)
+                for k in range(4):
+                    acc0 = four(acc0, weights(c[k], s[0], s[1]), x)
+                    acc1 = four(acc1, weights(c[k + 4], s[2], s[3]), x + 64)
+                    x += 16
+                w += group_bytes
+                x += 64
+        store_f32(y, add(acc0, acc1))
+
+    return _make_matmul(row, tile, _make_run_bytes(reader))
+
+
+def make_matmul_float(format_name: str) -> Any:
+    """F32, F16 and BF16 weights, widened exactly, times float32 activations."""
+    load, width = FLOAT_LOADS[format_name]
+
+    @inline
+    def run_bytes(n):  # type: ignore[no-untyped-def]
+        return n * 8 * width
+
+    @inline
+    def row(w, n, act, y, start):  # type: ignore[no-untyped-def]
+        acc0, acc1 = start, zero()
+        x = act + floats_at(n)
+        for c in range(0, n - 1, 2):
+            acc0 = fma(load(w + 8 * width * c), splat(read_f32(x + 4 * c)), acc0)
+            acc1 = fma(load(w + 8 * width * (c + 1)), splat(read_f32(x + 4 * c + 4)), acc1)
+        if n % 2 == 1:
+            acc0 = fma(load(w + 8 * width * (n - 1)), splat(read_f32(x + 4 * n - 4)), acc0)
+        store_f32(y, add(acc0, acc1))
+
+    @inline
+    def tile(w, n, act, stride, y, y_stride, start):  # type: ignore[no-untyped-def]
+        acc0, acc1, acc2, acc3 = start, start, start, start
+        x = act + floats_at(n)
+        for _c in range(n):
+            v = load(w)
+            acc0 = fma(v, splat(read_f32(x)), acc0)
+            acc1 = fma(v, splat(read_f32(x + stride)), acc1)
+            acc2 = fma(v, splat(read_f32(x + 2 * stride)), acc2)
+            acc3 = fma(v, splat(read_f32(x + 3 * stride)), acc3)
+            w += 8 * width
+            x += 4
+        store_f32(y, acc0)
+        store_f32(y + y_stride, acc1)
+        store_f32(y + 2 * y_stride, acc2)
+        store_f32(y + 3 * y_stride, acc3)
+
+    return _make_matmul(row, tile, run_bytes)
+
+
+def _make_embed(copy_row: Any, run_bytes: Any) -> Any:
+    """x[t] = scale * W[token t], around copy_row(w, n, lane, x, scale) for the row in one lane of a run."""
+
+    def embed(op, job, tid, nt):  # type: ignore[no-untyped-def]
+        n_rows = read_i64(job + read_i64(op + OP.rows))
+        n, table = read_i64(op + EMBED.n_columns), read_i64(op + EMBED.table)
+        x, stride, scale = read_i64(op + EMBED.x), read_i64(op + EMBED.x_stride), read_f64(op + EMBED.scale)
+        first, last, shift = share_rows(n_rows, tid, nt)
+        for t in range(first, last):
+            token = read_i32(read_i64(job + JOB.tokens) + 4 * t)
+            copy_row(table + token // 8 * run_bytes(n), n, token % 8, x + (t + shift) * stride, scale)
+        return 0
+
+    return embed
+
+
+def make_embed(format_name: str) -> Any:
+    """Embedding look-up in a block format."""
+    reader = READERS[format_name]
+    header, codes, scales, weights = reader.header, reader.codes, reader.scales, _make_weights(reader)
+    header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
+
+    @inline
+    def copy_row(w, n, i, x, scale):  # type: ignore[no-untyped-def]
+        for _block in range(n // (32 * n_groups)):
+            d, dmin = header(w)
+            w += header_bytes
+            for _group in range(n_groups):
+                c, s = codes(w), scales(d, dmin, w)
+                for k in range(8):
+                    v = weights(c[k], s[0], s[1]) if k < 4 else weights(c[k], s[2], s[3])
+                    write_f32(x, lane(v[0], i) * scale)
+                    write_f32(x + 4, lane(v[1], i) * scale)
+                    write_f32(x + 8, lane(v[2], i) * scale)
+                    write_f32(x + 12, lane(v[3], i) * scale)
+                    x += 16
+                w += group_bytes
+
+    return _make_embed(copy_row, _make_run_bytes(reader))
+
+
+def make_embed_float(format_name: str) -> Any:
+    """Embedding look-up in a float format."""
+    load, width = FLOAT_LOADS[format_name]
+
+    @inline
+    def run_bytes(n):  # type: ignore[no-untyped-def]
+        return n * 8 * width
+
+    @inline
+    def copy_row(w, n, i, x, scale):  # type: ignore[no-untyped-def]
+        for c in range(n):
+            write_f32(x + 4 * c, lane(load(w + 8 * width * c), i) * scale)
+
+    return _make_embed(copy_row, run_bytes)
