@@ -242,9 +242,7 @@ class LLM:
             TemplateError: the model has no chat template, or it refuses these messages.
         """
         text = self.chat_template.render(messages, tools=tools, add_generation_prompt=True)
-        tokens = self.tokenize(text, add_special=True)
-        bos = self._tokenizer.bos_id
-        return tokens[1:] if bos is not None and tokens[:2] == [bos, bos] else tokens  # the template may have written one itself
+        return self._text_tokens(text)
 
     # Measures
 
@@ -312,8 +310,18 @@ class LLM:
             raise ClosedError("this LLM was closed; make a new one")
         return self._backend
 
+    def _text_tokens(self, text: str) -> list[int]:
+        """Tokens of a text that the model will go on with: beginning-of-text before it where the model wants one, nothing after it."""
+        tokenizer = self._tokenizer
+        tokens = self.tokenize(text, add_special=True)
+        if tokenizer.add_bos and tokens[:2] == [tokenizer.bos_id] * 2:  # the text, written by a chat template, begins with it itself
+            del tokens[0]
+        if tokenizer.add_eos and tokens[-1:] == [tokenizer.eos_id]:
+            del tokens[-1]
+        return tokens
+
     def _prompt_tokens(self, prompt: Prompt) -> list[int]:
-        tokens = self.tokenize(prompt, add_special=True) if isinstance(prompt, str) else self._array(prompt).tolist()
+        tokens = self._text_tokens(prompt) if isinstance(prompt, str) else self._array(prompt).tolist()
         bos = self._tokenizer.bos_id
         if not tokens and bos is None:
             raise InvalidRequestError("the prompt is empty and the model has no beginning-of-text token to start from; give some text")

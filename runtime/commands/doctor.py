@@ -1,0 +1,80 @@
+"""`edgelm doctor`: what this machine has, and what edgelm makes of it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import edgelm
+from edgelm.runtime.settings import Settings, read_settings
+
+_RELEVANT = (
+    *("sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "avxvnniint8", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-int8"),
+    *("neon", "dotprod", "i8mm", "sve", "fullfp16", "bf16"),
+)
+"""LLVM's names of the instruction sets that matter for matrix products."""
+
+
+def doctor() -> None:
+    """Show the CPU features found, the threads chosen and why, limits, memory, caches and backends."""
+    from edgelm.runtime.commands.tables import print_facts
+
+    settings = read_settings()
+    print_facts([*_software(), *_processor(), *_memory(), *_storage(settings), *_backends()])
+
+
+def _software() -> list[tuple[str, str]]:
+    return [("edgelm", edgelm.__version__), ("python", f"{platform.python_version()} at {sys.executable}"), ("system", platform.platform())]
+
+
+def _processor() -> list[tuple[str, str]]:
+    from edgelm.backends.cpu.topology import choose_threads, cpu_features, cpu_model, cpu_name
+
+    threads, features = choose_threads(), cpu_features()
+    return [
+        ("processor", f"{cpu_model()} (LLVM calls it {cpu_name()})"),
+        ("CPU features", " ".join(name for name in _RELEVANT if name in features) or "none that edgelm has kernels for"),
+        ("threads", f"{threads.n_threads}: {threads.reason}"),
+        ("cpuset", ",".join(map(str, threads.cpuset))),
+        ("CPU quota", "none" if threads.quota is None else f"{threads.quota:g} CPUs (control group)"),
+    ]
+
+
+def _memory() -> list[tuple[str, str]]:
+    import psutil
+
+    from edgelm.backends.cgroup import memory_headroom
+    from edgelm.backends.memory import available_memory
+
+    headroom = memory_headroom()
+    total = int(psutil.virtual_memory().total)
+    limited = headroom is not None and headroom < total
+    limit = f"the control group leaves {_gigabytes(headroom or 0)}" if limited else "no control group limits it"
+    return [("memory", f"{_gigabytes(available_memory())} available of {_gigabytes(total)}; {limit}")]
+
+
+def _storage(settings: Settings) -> list[tuple[str, str]]:
+    models = [file for file in settings.models.rglob("*") if file.is_file() and ".partial" not in file.parts]
+    size = sum(file.stat().st_size for file in models)
+    free = shutil.disk_usage(_existing(settings.home)).free
+    return [("models", f"{settings.models}: {len(models)} files, {_gigabytes(size)}; {_gigabytes(free)} free on this disk")]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest parent that exists."""
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+def _backends() -> list[tuple[str, str]]:
+    from edgelm.backends.registry import ENGINES, unavailable_reason
+
+    return [
+        (f"backend {name}", f"available: {engine.summary}" if (reason := unavailable_reason(name)) is None else f"not available: {reason}")
+        for name, engine in ENGINES.items()
+    ]
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"
