@@ -1,0 +1,73 @@
+"""How much of a model's answer int8 activations cost, judged by llama.cpp on the same weights in float32."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.backends.registry import open_backend
+from edgelm.bench.dequantize import write_dequantized
+from edgelm.bench.divergence import Divergence, divergence
+from edgelm.bench.llamacpp_peer import LlamaCppPeer
+from edgelm.bench.runner import BackendRunner
+from edgelm.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Divergences from the float32 judge of edgelm and of llama.cpp, both on the quantized file."""
+
+    precision: str
+    edgelm: Divergence
+    llamacpp: Divergence
+
+
+def judge(
+    model: Path, text: str, n_tokens: int, precision: str, n_threads: int, progress: Callable[[str], None], judge_file: Path | None = None
+) -> Judgement:
+    """Compare on the text's first n_tokens tokens.
+
+    Args:
+        judge_file: the model with float32 weights; written there if it does not exist, and kept. None for a temporary one.
+
+    Raises:
+        InvalidRequestError: the text has fewer tokens.
+        EdgeLMError: as the engines find the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgebench-") as folder:
+        float_file = judge_file or Path(folder) / "judge.gguf"
+        if not float_file.exists():
+            progress(f"writing {model.name} with float32 weights")
+            write_dequantized(model, float_file)
+        progress("llama.cpp on the float32 weights")
+        peer = LlamaCppPeer(float_file, n_threads, n_ctx=n_tokens, kv_type="f32", flash_attention=False)
+        try:
+            tokens = _first_tokens(peer, text, n_tokens)
+            wanted = peer.logits(tokens)
+        finally:
+            peer.close()
+    progress("llama.cpp on the quantized weights")
+    peer = LlamaCppPeer(model, n_threads, n_ctx=n_tokens)
+    try:
+        theirs = divergence(wanted, peer.logits(tokens))
+    finally:
+        peer.close()
+    progress("edgelm on the quantized weights")
+    runner = BackendRunner(open_backend("cpu", model, n_threads=n_threads, n_ctx=n_tokens, precision=precision, progress=progress))
+    try:
+        ours = divergence(wanted, runner.logits(tokens))
+    finally:
+        runner.close()
+    return Judgement(precision, ours, theirs)
+
+
+def _first_tokens(peer: LlamaCppPeer, text: str, n_tokens: int) -> NDArray[np.int32]:
+    tokens = peer.tokenize(text, add_special=True)
+    if n_tokens < 1 or len(tokens) < n_tokens:
+        raise InvalidRequestError(f"the text has {len(tokens)} tokens, but {n_tokens} were asked for; give a longer text or fewer tokens")
+    return np.array(tokens[:n_tokens], np.int32)
