@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, overload
 from edgelm.errors import ModelFileError
 
 MAX_BYTES = 256 << 20
+_LARGEST = 1e38
 T = TypeVar("T")
 
 
@@ -83,14 +83,15 @@ class JsonObject:
         value = self._value(key, default)
         if value is default:
             return value
-        if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e38:
+        # NaN compares as false.
+        if type(value) not in (int, float) or not abs(value) <= _LARGEST:
             raise self.fail(key, "a finite number")
         return float(value)
 
     def reals(self, key: str) -> list[float]:
         """A list of finite numbers."""
         value = self._value(key, ...)
-        if not isinstance(value, list) or not all(type(v) in (int, float) and abs(v) < 1e38 for v in value):
+        if not isinstance(value, list) or not all(type(v) in (int, float) and abs(v) <= _LARGEST for v in value):
             raise self.fail(key, "a list of numbers")
         return [float(v) for v in value]
 
