@@ -78,8 +78,8 @@ class RowLayout:
 
     def offset(self, field: str) -> int:
         """Bytes from the start of the group (or, for a header field, of the block) to the field."""
-        fields = self.dtype.fields if field in self.header else self.group_dtype.fields
-        return int((fields or {})[field][1])
+        fields: Any = self.dtype.fields if field in self.header else self.group_dtype.fields
+        return int(fields[field][1])
 
     @cached_property
     def header_bytes(self) -> int:
@@ -100,7 +100,8 @@ def _merge_bits(values: Array, width: int, per_byte: int) -> Array:
     """Small codes [..., n, 4], n a multiple of per_byte, to bytes [..., n / per_byte, 4], the first code in the lowest bits."""
     parts = values.reshape(*values.shape[:-2], -1, per_byte, 4)
     shifts = (width * np.arange(per_byte, dtype=np.uint8))[:, None]
-    return np.bitwise_or.reduce(parts << shifts, axis=-2)
+    merged: Array = np.bitwise_or.reduce(parts << shifts, axis=-2)
+    return merged
 
 
 def _split_bits(packed: Array, width: int, per_byte: int) -> Array:
@@ -112,7 +113,8 @@ def _split_bits(packed: Array, width: int, per_byte: int) -> Array:
 
 def _pair(codes: Array) -> Array:
     """Codes [..., 32] below 16 to nibble bytes [..., 16]: channel j low, channel j + 16 high."""
-    return codes[..., :16] | codes[..., 16:] << 4
+    nibbles: Array = codes[..., :16] | codes[..., 16:] << 4
+    return nibbles
 
 
 def _unpair(nibbles: Array) -> Array:
@@ -166,7 +168,8 @@ def _k_nibbles(qs: Array) -> Array:
 
 def _k_qs(nibbles: Array) -> Array:
     codes = _unpair(nibbles).reshape(-1, 4, 2, GROUP)
-    return (codes[:, :, 0] | codes[:, :, 1] << 4).reshape(-1, 128)
+    qs: Array = (codes[:, :, 0] | codes[:, :, 1] << 4).reshape(-1, 128)
+    return qs
 
 
 def _k_scales(packed: Array) -> tuple[Array, Array]:

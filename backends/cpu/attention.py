@@ -44,7 +44,7 @@ KV_TYPES = {"f16": (load_f16, store_f16, write_f16, 2), "f32": (load_f32, store_
 
 
 @inline
-def _rotate_head(x, cosines, half, factor):  # type: ignore[no-untyped-def]
+def _rotate_head(x, cosines, half, factor):
     """Rotate channels (i, i + half) by the angles whose cosines [half] and sines [half] are given, and multiply by factor."""
     sines = cosines + 4 * half
     for i in range(half):
@@ -55,7 +55,7 @@ def _rotate_head(x, cosines, half, factor):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _rotate_head_by_vectors(x, cosines, half, factor):  # type: ignore[no-untyped-def]
+def _rotate_head_by_vectors(x, cosines, half, factor):
     """As _rotate_head, for half a multiple of 8."""
     sines, f = cosines + 4 * half, splat(factor)
     for i in range(0, half, 8):
@@ -66,7 +66,7 @@ def _rotate_head_by_vectors(x, cosines, half, factor):  # type: ignore[no-untype
 
 
 @inline
-def _prepare_head(x, norm, eps, d, cosines, n_dims, factor):  # type: ignore[no-untyped-def]
+def _prepare_head(x, norm, eps, d, cosines, n_dims, factor):
     """Norm the head if it has a norm, rotate its first n_dims channels, multiply all by factor."""
     if norm != 0:
         scale_by(x, norm, inverse_rms(x, d, eps), d, x)
@@ -82,7 +82,7 @@ def make_rotate(kv_type: str) -> Any:
     """Norm and rotate q and k, scale q, and write k and v into the cache."""
     _load, store, write, width = KV_TYPES[kv_type]
 
-    def rotate(op, job, tid, nt):  # type: ignore[no-untyped-def]
+    def rotate(op, job, tid, nt):
         n_rows, d, n_dims, eps = (
             read_i64(job + read_i64(op + OP.rows)),
             read_i64(op + ROTATE.head_dim),
@@ -117,7 +117,7 @@ def make_rotate(kv_type: str) -> Any:
 
 
 @inline
-def _softmax(scores, n, low, high, cap):  # type: ignore[no-untyped-def]
+def _softmax(scores, n, low, high, cap):
     """Turn n scores (a multiple of 16) into e^(s - max), 0 outside [low, high); the maximum and the sum."""
     if cap > np.float32(0.0):
         for j in range(0, n, 8):  # cap tanh(s / cap) = cap - 2 cap / (e^(2 s / cap) + 1)
@@ -147,7 +147,7 @@ def make_attend(kv_type: str) -> Any:
     load, _store, _write, width = KV_TYPES[kv_type]
 
     @inline
-    def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3):
         """Scores of four query rows with 16 positions."""
         a0, b0, a1, b1, a2, b2, a3, b3 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
         second = keys + 8 * d * width
@@ -171,7 +171,7 @@ def make_attend(kv_type: str) -> Any:
         store_f32(s3 + 32, b3)
 
     @inline
-    def weigh(p0, p1, p2, p3, table, base, start, n, d, o0, o1, o2, o3):  # type: ignore[no-untyped-def]
+    def weigh(p0, p1, p2, p3, table, base, start, n, d, o0, o1, o2, o3):
         """Sixteen channels of the values of n positions, weighed for four query rows."""
         a0, b0, a1, b1, a2, b2, a3, b3 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
         j = 0
@@ -200,7 +200,7 @@ def make_attend(kv_type: str) -> Any:
         store_f32(o3, a3)
         store_f32(o3 + 32, b3)
 
-    def attend(op, job, tid, nt):  # type: ignore[no-untyped-def]
+    def attend(op, job, tid, nt):
         n_tiles, n_splits = read_i64(job + JOB.n_tiles), read_i64(job + JOB.n_splits)
         n_heads, n_kv, d = read_i64(op + ATTEND.n_heads), read_i64(op + ATTEND.n_kv_heads), read_i64(op + ATTEND.head_dim)
         group, window, cap, capacity = (

@@ -64,12 +64,12 @@ class GroupReader:
 
 
 @inline
-def _no_header(_p):  # type: ignore[no-untyped-def]
+def _no_header(_p):
     return zero(), zero()
 
 
 @inline
-def _nibble_codes(q):  # type: ignore[no-untyped-def]
+def _nibble_codes(q):
     a, b, c, d = load_u8(q), load_u8(q + 32), load_u8(q + 64), load_u8(q + 96)
     return (
         low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d),
@@ -78,7 +78,7 @@ def _nibble_codes(q):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _iq4_codes(q):  # type: ignore[no-untyped-def]
+def _iq4_codes(q):
     c = _nibble_codes(q)
     return (
         iq4_values(c[0]), iq4_values(c[1]), iq4_values(c[2]), iq4_values(c[3]),
@@ -87,7 +87,7 @@ def _iq4_codes(q):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _byte_codes(q):  # type: ignore[no-untyped-def]
+def _byte_codes(q):
     return (
         load_u8(q), load_u8(q + 32), load_u8(q + 64), load_u8(q + 96),
         load_u8(q + 128), load_u8(q + 160), load_u8(q + 192), load_u8(q + 224),
@@ -95,7 +95,7 @@ def _byte_codes(q):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _five_bit_codes(q):  # type: ignore[no-untyped-def]
+def _five_bit_codes(q):
     c, plane = _nibble_codes(q), load_u8(q + 128)
     return (
         with_bit_4(c[0], plane, 0), with_bit_4(c[1], plane, 1), with_bit_4(c[2], plane, 2), with_bit_4(c[3], plane, 3),
@@ -104,7 +104,7 @@ def _five_bit_codes(q):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _six_bit_codes(q):  # type: ignore[no-untyped-def]
+def _six_bit_codes(q):
     c, low, high = _nibble_codes(q), load_u8(q + 128), load_u8(q + 160)
     return (
         with_bits_45(c[0], low, 0), with_bits_45(c[1], low, 2), with_bits_45(c[2], low, 4), with_bits_45(c[3], low, 6),
@@ -117,7 +117,7 @@ def _make_centered(at: int, center: int) -> Any:
     negative = np.float32(-center)
 
     @inline
-    def scales(_d, _dmin, q):  # type: ignore[no-untyped-def]
+    def scales(_d, _dmin, q):
         d = load_f16(q + at)
         offset = mul(d, splat(negative))
         return d, offset, d, offset
@@ -129,7 +129,7 @@ def _make_with_min(at: int) -> Any:
     """scale d, offset m."""
 
     @inline
-    def scales(_d, _dmin, q):  # type: ignore[no-untyped-def]
+    def scales(_d, _dmin, q):
         d, m = load_f16(q + at), load_f16(q + at + 16)
         return d, m, d, m
 
@@ -140,7 +140,7 @@ def _make_k_scales(at: int) -> Any:
     """scale d sc, offset -dmin mn."""
 
     @inline
-    def scales(d, dmin, q):  # type: ignore[no-untyped-def]
+    def scales(d, dmin, q):
         scale = mul(d, load_u8_f32(q + at))
         offset = sub(zero(), mul(dmin, load_u8_f32(q + at + 8)))
         return scale, offset, scale, offset
@@ -149,12 +149,12 @@ def _make_k_scales(at: int) -> Any:
 
 
 @inline
-def _d_dmin(p):  # type: ignore[no-untyped-def]
+def _d_dmin(p):
     return load_f16(p), load_f16(p + 16)
 
 
 @inline
-def _d_only(p):  # type: ignore[no-untyped-def]
+def _d_only(p):
     return load_f16(p), zero()
 
 
@@ -163,39 +163,39 @@ _XS_SCALES = LAYOUTS["IQ4_XS"].offset("signed")
 
 
 @inline
-def _q6_scales(d, _dmin, q):  # type: ignore[no-untyped-def]
+def _q6_scales(d, _dmin, q):
     center = splat(np.float32(-32.0))
     first, second = mul(d, load_i8_f32(q + _Q6_SCALES)), mul(d, load_i8_f32(q + _Q6_SCALES + 8))
     return first, mul(first, center), second, mul(second, center)
 
 
 @inline
-def _xs_scales(d, _dmin, q):  # type: ignore[no-untyped-def]
+def _xs_scales(d, _dmin, q):
     scale = mul(d, load_i8_f32(q + _XS_SCALES))
     return scale, zero(), scale, zero()
 
 
 @inline
-def _accumulate_u4(acc, c, s, x, xs, total, _half):  # type: ignore[no-untyped-def]
+def _accumulate_u4(acc, c, s, x, xs, total, _half):
     dot = dot32_u4(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], x)
     return fma(s[1], splat(total), fma(mul(s[0], splat(xs)), to_f32(dot), acc))
 
 
 @inline
-def _accumulate_u5(acc, c, s, x, xs, total, _half):  # type: ignore[no-untyped-def]
+def _accumulate_u5(acc, c, s, x, xs, total, _half):
     dot = dot32_u5(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], x)
     return fma(s[1], splat(total), fma(mul(s[0], splat(xs)), to_f32(dot), acc))
 
 
 @inline
-def _accumulate_u6(acc, c, s, x, xs, total, half):  # type: ignore[no-untyped-def]
+def _accumulate_u6(acc, c, s, x, xs, total, half):
     first, second = dot16_u6(c[0], c[1], c[2], c[3], x), dot16_u6(c[4], c[5], c[6], c[7], x + 16)
     scaled = add(mul(s[0], to_f32(first)), mul(s[2], to_f32(second)))
     return fma(s[1], splat(half), fma(s[3], splat(total - half), fma(scaled, splat(xs), acc)))
 
 
 @inline
-def _accumulate_s8(acc, c, s, x, xs, _total, _half):  # type: ignore[no-untyped-def]
+def _accumulate_s8(acc, c, s, x, xs, _total, _half):
     dot = dot32_s8(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], x)
     return fma(mul(s[0], splat(xs)), to_f32(dot), acc)
 

@@ -11,14 +11,19 @@ from edgelm.backends.cpu.kernel_cache import Target
 from edgelm.backends.cpu.kernels import make_kernel
 from edgelm.backends.cpu.simd import ISA, KERNEL, Isa
 
-_FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
+_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 def compile_to_llvm(name: str, target: Target) -> tuple[str, Any]:
     """The kernel's symbol and its optimized LLVM module."""
     token = ISA.set(Isa(target.isa))
     try:
-        function = njit(error_model="numpy", fastmath=_FAST_MATH, no_cpython_wrapper=True, no_cfunc_wrapper=True)(make_kernel(name))
+        function: Any = njit(**_OPTIONS)(make_kernel(name))
         function.compile(KERNEL)
     finally:
         ISA.reset(token)

@@ -40,7 +40,7 @@ _ONE = np.float32(1.0)
 
 
 @inline
-def quantize_row(x, n, act):  # type: ignore[no-untyped-def]
+def quantize_row(x, n, act):
     """The int8 part of an act row from n floats at x: per 32 channels, scale = max |x| / 127 and code = round(x / scale)."""
     g, n8, n4 = act + n, n // 8, n // 4
     for _group in range(n // 32):
@@ -63,7 +63,7 @@ def quantize_row(x, n, act):  # type: ignore[no-untyped-def]
 
 
 @inline
-def inverse_rms(x, n, eps):  # type: ignore[no-untyped-def]
+def inverse_rms(x, n, eps):
     """1 / sqrt(mean(x^2) + eps)."""
     squares = zero()
     for i in range(0, n - 7, 8):
@@ -76,7 +76,7 @@ def inverse_rms(x, n, eps):  # type: ignore[no-untyped-def]
 
 
 @inline
-def scale_by(x, weight, factor, n, y):  # type: ignore[no-untyped-def]
+def scale_by(x, weight, factor, n, y):
     """y = factor weight x, elementwise."""
     f = splat(factor)
     for i in range(0, n - 7, 8):
@@ -86,7 +86,7 @@ def scale_by(x, weight, factor, n, y):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _add_scaled(x, delta, factor, n, y):  # type: ignore[no-untyped-def]
+def _add_scaled(x, delta, factor, n, y):
     """y = x + factor delta."""
     f = splat(factor)
     for i in range(0, n - 7, 8):
@@ -96,7 +96,7 @@ def _add_scaled(x, delta, factor, n, y):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _add_normed(x, delta, weight, factor, n, y):  # type: ignore[no-untyped-def]
+def _add_normed(x, delta, weight, factor, n, y):
     """y = x + factor weight delta."""
     f = splat(factor)
     for i in range(0, n - 7, 8):
@@ -106,7 +106,7 @@ def _add_normed(x, delta, weight, factor, n, y):  # type: ignore[no-untyped-def]
         write_f32(y + 4 * i, read_f32(x + 4 * i) + factor * read_f32(delta + 4 * i) * read_f32(weight + 4 * i))
 
 
-def norm(op, job, tid, nt):  # type: ignore[no-untyped-def]
+def norm(op, job, tid, nt):
     """x += residual_scale * (post norm of) delta; act = RMSNorm(x) * weight, quantized where asked."""
     n_rows, n_tokens = read_i64(job + read_i64(op + OP.rows)), read_i64(job + JOB.n_tokens)
     n, eps = read_i64(op + NORM.n), read_f64(op + NORM.eps)
@@ -134,7 +134,7 @@ def norm(op, job, tid, nt):  # type: ignore[no-untyped-def]
     return 0
 
 
-def quantize(op, job, tid, nt):  # type: ignore[no-untyped-def]
+def quantize(op, job, tid, nt):
     """act = x, quantized where asked."""
     n_rows, n = read_i64(job + read_i64(op + OP.rows)), read_i64(op + QUANTIZE.n)
     x, act, act_stride = read_i64(op + QUANTIZE.x), read_i64(op + QUANTIZE.act), read_i64(op + QUANTIZE.act_stride)
@@ -151,13 +151,13 @@ def quantize(op, job, tid, nt):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _silu(x):  # type: ignore[no-untyped-def]
+def _silu(x):
     """x sigmoid(x)."""
     return div(x, add(splat(_ONE), exp(sub(zero(), x))))
 
 
 @inline
-def _gelu(x):  # type: ignore[no-untyped-def]
+def _gelu(x):
     """x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), the tanh form of GELU (Hendrycks and Gimpel, 2016)."""
     inner = mul(x, fma(mul(x, x), splat(np.float32(0.044715)), splat(_ONE)))
     return div(x, add(splat(_ONE), exp(mul(inner, splat(np.float32(-1.5957691216057308))))))
@@ -170,7 +170,7 @@ def make_gate(activation: str) -> Any:
     """gate = activation(gate) * up, each thread on the channels that it has just computed."""
     function = _ACTIVATIONS[activation]
 
-    def gate_up(op, job, tid, nt):  # type: ignore[no-untyped-def]
+    def gate_up(op, job, tid, nt):
         n_rows, n_runs = read_i64(job + read_i64(op + OP.rows)), read_i64(op + GATE.n_runs)
         gate, up, stride = read_i64(op + GATE.gate), read_i64(op + GATE.up), read_i64(op + GATE.stride)
         for t in range(n_rows):
@@ -182,7 +182,7 @@ def make_gate(activation: str) -> Any:
     return gate_up
 
 
-def merge(op, job, tid, nt):  # type: ignore[no-untyped-def]
+def merge(op, job, tid, nt):
     """act = attention's output, its parts over ranges of positions joined by their softmax sums, quantized where asked.
 
     With m_s, z_s, o_s the largest score, sum and unscaled output of part s, and M = max m_s:

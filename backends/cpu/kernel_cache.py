@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -147,4 +146,4 @@ class KernelCache:
             symbol, code = compile_kernel(name, self.target)
             with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
                 file.write(symbol.encode() + b"\n" + code)
-            os.replace(file.name, self._path(name))
+            Path(file.name).replace(self._path(name))

@@ -37,7 +37,7 @@ _L2_BYTES = 1 << 18
 
 
 @inline
-def _output(op, job):  # type: ignore[no-untyped-def]
+def _output(op, job):
     """Address and row stride of the result; the job's logits where the operation names no buffer."""
     out = read_i64(op + MATMUL.out)
     if out == 0:
@@ -46,12 +46,12 @@ def _output(op, job):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _start(bias, run):  # type: ignore[no-untyped-def]
+def _start(bias, run):
     return load_f32(bias + 32 * run) if bias != 0 else zero()
 
 
 @inline
-def floats_at(n):  # type: ignore[no-untyped-def]
+def floats_at(n):
     """Offset of the float32 values in an act row of n channels."""
     return (n + 31) // 32 * 44
 
@@ -63,7 +63,7 @@ def _make_matmul(row: Any, tile: Any, run_bytes: Any) -> Any:
     run_bytes(n) is the size of a run of n columns.
     """
 
-    def matmul(op, job, tid, nt):  # type: ignore[no-untyped-def]
+    def matmul(op, job, tid, nt):
         n_rows = read_i64(job + read_i64(op + OP.rows))
         n_runs, n = read_i64(op + MATMUL.n_runs), read_i64(op + MATMUL.n_columns)
         weights, bias = read_i64(op + MATMUL.weights), read_i64(op + MATMUL.bias)
@@ -91,7 +91,7 @@ def _make_run_bytes(reader: GroupReader) -> Any:
     channels, block_bytes = 32 * reader.layout.n_groups, reader.layout.dtype.itemsize
 
     @inline
-    def run_bytes(n):  # type: ignore[no-untyped-def]
+    def run_bytes(n):
         return n // channels * block_bytes
 
     return run_bytes
@@ -104,7 +104,7 @@ def make_matmul_int8(format_name: str) -> Any:
     header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
 
     @inline
-    def row(w, n, x, y, acc):  # type: ignore[no-untyped-def]
+    def row(w, n, x, y, acc):
         g, n8, n4 = x + n, n // 8, n // 4
         for _block in range(n // (32 * n_groups)):
             d, dmin = header(w)
@@ -117,7 +117,7 @@ def make_matmul_int8(format_name: str) -> Any:
         store_f32(y, acc)
 
     @inline
-    def tile(w, n, x, stride, y, y_stride, start):  # type: ignore[no-untyped-def]
+    def tile(w, n, x, stride, y, y_stride, start):
         acc0, acc1, acc2, acc3 = start, start, start, start
         g, n8, n4 = x + n, n // 8, n // 4
         for _block in range(n // (32 * n_groups)):
@@ -147,7 +147,7 @@ def _make_weights(reader: GroupReader) -> Any:
     c0, c1, c2, c3 = reader.channels
 
     @inline
-    def weights(code, scale, offset):  # type: ignore[no-untyped-def]
+    def weights(code, scale, offset):
         return (
             fma(scale, c0(code), offset), fma(scale, c1(code), offset),
             fma(scale, c2(code), offset), fma(scale, c3(code), offset),
@@ -163,14 +163,14 @@ def make_matmul_f32(format_name: str) -> Any:
     header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
 
     @inline
-    def four(acc, w, x):  # type: ignore[no-untyped-def]
+    def four(acc, w, x):
         acc = fma(w[0], splat(read_f32(x)), acc)
         acc = fma(w[1], splat(read_f32(x + 4)), acc)
         acc = fma(w[2], splat(read_f32(x + 8)), acc)
         return fma(w[3], splat(read_f32(x + 12)), acc)
 
     @inline
-    def tile(w, n, act, stride, y, y_stride, start):  # type: ignore[no-untyped-def]
+    def tile(w, n, act, stride, y, y_stride, start):
         acc0, acc1, acc2, acc3 = start, start, start, start
         x = act + floats_at(n)
         for _block in range(n // (32 * n_groups)):
@@ -192,7 +192,7 @@ def make_matmul_f32(format_name: str) -> Any:
         store_f32(y + 3 * y_stride, acc3)
 
     @inline
-    def row(w, n, act, y, start):  # type: ignore[no-untyped-def]
+    def row(w, n, act, y, start):
         acc0, acc1 = start, zero()
         x = act + floats_at(n)
         for _block in range(n // (32 * n_groups)):
@@ -216,11 +216,11 @@ def make_matmul_float(format_name: str) -> Any:
     load, width = FLOAT_LOADS[format_name]
 
     @inline
-    def run_bytes(n):  # type: ignore[no-untyped-def]
+    def run_bytes(n):
         return n * 8 * width
 
     @inline
-    def row(w, n, act, y, start):  # type: ignore[no-untyped-def]
+    def row(w, n, act, y, start):
         acc0, acc1 = start, zero()
         x = act + floats_at(n)
         for c in range(0, n - 1, 2):
@@ -231,7 +231,7 @@ def make_matmul_float(format_name: str) -> Any:
         store_f32(y, add(acc0, acc1))
 
     @inline
-    def tile(w, n, act, stride, y, y_stride, start):  # type: ignore[no-untyped-def]
+    def tile(w, n, act, stride, y, y_stride, start):
         acc0, acc1, acc2, acc3 = start, start, start, start
         x = act + floats_at(n)
         for _c in range(n):
@@ -253,7 +253,7 @@ def make_matmul_float(format_name: str) -> Any:
 def _make_embed(copy_row: Any, run_bytes: Any) -> Any:
     """x[t] = scale * W[token t], around copy_row(w, n, lane, x, scale) for the row in one lane of a run."""
 
-    def embed(op, job, tid, nt):  # type: ignore[no-untyped-def]
+    def embed(op, job, tid, nt):
         n_rows = read_i64(job + read_i64(op + OP.rows))
         n, table = read_i64(op + EMBED.n_columns), read_i64(op + EMBED.table)
         x, stride, scale = read_i64(op + EMBED.x), read_i64(op + EMBED.x_stride), read_f64(op + EMBED.scale)
@@ -273,7 +273,7 @@ def make_embed(format_name: str) -> Any:
     header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
 
     @inline
-    def copy_row(w, n, i, x, scale):  # type: ignore[no-untyped-def]
+    def copy_row(w, n, i, x, scale):
         for _block in range(n // (32 * n_groups)):
             d, dmin = header(w)
             w += header_bytes
@@ -296,11 +296,11 @@ def make_embed_float(format_name: str) -> Any:
     load, width = FLOAT_LOADS[format_name]
 
     @inline
-    def run_bytes(n):  # type: ignore[no-untyped-def]
+    def run_bytes(n):
         return n * 8 * width
 
     @inline
-    def copy_row(w, n, i, x, scale):  # type: ignore[no-untyped-def]
+    def copy_row(w, n, i, x, scale):
         for c in range(n):
             write_f32(x + 4 * c, lane(load(w + 8 * width * c), i) * scale)
 

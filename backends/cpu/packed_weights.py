@@ -150,7 +150,8 @@ def _pack_all(tensors: ModelTensors, arena: _Arena, order: tuple[int, ...], done
     def by_head(linear: Linear) -> NDArray[np.intp] | None:
         if not order:
             return None
-        return (np.arange(0, linear.n_out, len(order))[:, None] + np.array(order)).reshape(-1)
+        rows: NDArray[np.intp] = np.arange(0, linear.n_out, len(order))[:, None] + np.array(order)
+        return rows.reshape(-1)
 
     embedding = arena.matrix(Linear(tensors.embedding))
     done()

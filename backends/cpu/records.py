@@ -12,7 +12,7 @@ from typing import Any
 
 def _offsets(name: str, fields: str, first: int = 0) -> Any:
     names = fields.split()
-    return namedtuple(name, names)(*range(8 * first, 8 * (first + len(names)), 8))  # type: ignore[misc]
+    return namedtuple(name, names)(*range(8 * first, 8 * (first + len(names)), 8))
 
 
 SLOTS = 24
@@ -46,7 +46,7 @@ output_rows: int32 [n_outputs], tokens that give logits. logits, logits_stride: 
 """
 JOB_SLOTS = len(JOB)
 
-TEAM = namedtuple("Team", "arrived phase generation tape n_ops job")(0, 64, 128, 192, 200, 208)
+TEAM = _offsets("Team", "arrived phase generation tape n_ops job")._make((0, 64, 128, 192, 200, 208))
 """What the threads share: barrier count and phase, number of jobs begun, and the job; each hot word on a cache line of its own."""
 TEAM_SLOTS = 27
 

@@ -6,7 +6,7 @@ from edgelm.backends.cpu.codes import inline
 
 
 @inline
-def share_rows(n_rows, tid, nt):  # type: ignore[no-untyped-def]
+def share_rows(n_rows, tid, nt):
     """First row, last row, and what to add to a row for its slot.
 
     Several rows are divided. A single row is computed by every thread for itself, in the slot of its number,

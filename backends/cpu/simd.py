@@ -43,7 +43,7 @@ _f16, _f32 = ir.HalfType(), ir.FloatType()
 _fast = ("contract", "nsz")
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """A numba type held in a vector register."""
 
     def __init__(self, name: str, element: ir.Type, count: int) -> None:
@@ -53,7 +53,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Vector) -> None:
         super().__init__(manager, numba_type, numba_type.llvm)
 
@@ -124,15 +124,15 @@ def _bf16_to_f32(builder: ir.IRBuilder, value: Any) -> Any:
 
 
 # ---- memory: 8 values, or one
-load_f32 = _make_load("load_f32", "8 float32.", F32, F32.llvm, lambda b, v: v)
+load_f32 = _make_load("load_f32", "8 float32.", F32, F32.llvm, lambda _b, v: v)
 load_f16 = _make_load("load_f16", "8 float16, widened.", F32, _vec(_f16), lambda b, v: b.fpext(v, F32.llvm))
 load_bf16 = _make_load("load_bf16", "8 bfloat16, widened.", F32, _vec(_i16), _bf16_to_f32)
 load_u8_f32 = _make_load("load_u8_f32", "8 uint8 as floats.", F32, _vec(_i8), lambda b, v: b.uitofp(v, F32.llvm))
 load_i8_f32 = _make_load("load_i8_f32", "8 int8 as floats.", F32, _vec(_i8), lambda b, v: b.sitofp(v, F32.llvm))
-load_u8 = _make_load("load_u8", "32 bytes.", U8, U8.llvm, lambda b, v: v)
-read_f32 = _make_load("read_f32", "One float32.", types.float32, _f32, lambda b, v: v)
+load_u8 = _make_load("load_u8", "32 bytes.", U8, U8.llvm, lambda _b, v: v)
+read_f32 = _make_load("read_f32", "One float32.", types.float32, _f32, lambda _b, v: v)
 read_i32 = _make_load("read_i32", "One int32.", types.int64, _i32, lambda b, v: b.sext(v, _i64))
-read_i64 = _make_load("read_i64", "One int64.", types.int64, _i64, lambda b, v: v)
+read_i64 = _make_load("read_i64", "One int64.", types.int64, _i64, lambda _b, v: v)
 read_f64 = _make_load("read_f64", "One float64, as float32.", types.float32, ir.DoubleType(), lambda b, v: b.fptrunc(v, _f32))
 
 store_f32 = _instruction(types.void, types.intp, F32, name="store_f32", doc="Store 8 float32.")(lambda b, a: _store(b, a[0], a[1]))
@@ -155,7 +155,7 @@ prefetch = _instruction(types.void, types.intp, name="prefetch", doc="Ask for a 
 )
 
 # ---- float arithmetic
-zero = _instruction(F32, name="zero", doc="8 zeros.")(lambda b, a: _constant(F32.llvm, 0.0))
+zero = _instruction(F32, name="zero", doc="8 zeros.")(lambda _b, _a: _constant(F32.llvm, 0.0))
 splat = _instruction(F32, types.float32, name="splat", doc="One float in all lanes.")(lambda b, a: _broadcast(b, a[0], LANES))
 add = _instruction(F32, F32, F32, name="add", doc="a + b.")(lambda b, a: b.fadd(a[0], a[1], flags=_fast))
 sub = _instruction(F32, F32, F32, name="sub", doc="a - b.")(lambda b, a: b.fsub(a[0], a[1], flags=_fast))
@@ -203,8 +203,8 @@ lane = _instruction(types.float32, F32, types.intp, name="lane", doc="The lane w
 )
 
 
-@njit(forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def exp(x):  # type: ignore[no-untyped-def]
+@njit(forceinline=True, error_model="numpy")
+def exp(x):
     """e**x to 2 ulp for x in [-87, 88], clamped outside. Range reduction by powers of two, then Cephes' polynomial."""
     x = minimum(maximum(x, splat(np.float32(-87.0))), splat(np.float32(88.0)))
     n = round_i32(mul(x, splat(np.float32(1.4426950408889634))))
@@ -262,7 +262,7 @@ iq4_values = _instruction(U8, U8, name="iq4_values", doc="IQ4_NL's signed values
 def _split(builder: ir.IRBuilder, vector: Any) -> tuple[Any, Any]:
     half = vector.type.count // 2
     index = ir.VectorType(_i32, half)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         builder.shuffle_vector(vector, vector, ir.Constant(index, list(range(start, start + half)))) for start in (0, half)
     )
 
@@ -409,7 +409,7 @@ def _pause(builder: ir.IRBuilder, _args: Sequence[Any]) -> None:
 
 pause = _instruction(types.void, name="pause", doc="Tell the core that this is a spin loop.")(_pause)
 yield_core = _instruction(types.void, name="yield_core", doc="sched_yield: let another runnable thread have the core.")(
-    lambda b, a: _call(b, "sched_yield", _i32, [])
+    lambda b, _a: _call(b, "sched_yield", _i32, [])
 )
 
 KERNEL = types.int64(types.intp, types.intp, types.intp, types.intp)

@@ -11,7 +11,7 @@ _SPINS = 1000
 
 
 @inline
-def _meet(team, nt):  # type: ignore[no-untyped-def]
+def _meet(team, nt):
     """A barrier: the last to arrive opens the next phase, the others spin for it a bounded while and then yield."""
     phase = atomic_load(team + TEAM.phase)
     if atomic_add(team + TEAM.arrived, 1) == nt - 1:
@@ -28,7 +28,7 @@ def _meet(team, nt):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _run(team, tid, nt):  # type: ignore[no-untyped-def]
+def _run(team, tid, nt):
     op, job = read_i64(team + TEAM.tape), read_i64(team + TEAM.job)
     for _ in range(read_i64(team + TEAM.n_ops)):
         call_kernel(read_i64(op + OP.kernel), op, job, tid, nt)
@@ -40,13 +40,13 @@ def _run(team, tid, nt):  # type: ignore[no-untyped-def]
         _meet(team, nt)
 
 
-def run(team, _unused, tid, nt):  # type: ignore[no-untyped-def]
+def run(team, _unused, tid, nt):
     """Thread 0's part of a job that has been announced."""
     _run(team, tid, nt)
     return 0
 
 
-def serve(team, seen, tid, nt):  # type: ignore[no-untyped-def]
+def serve(team, seen, tid, nt):
     """Run jobs as they are announced. Returns the number of jobs seen so far once none has come for a while.
 
     The lowest 40 bits of nt are the number of threads, the others how long to wait, in thousands of spins.
