@@ -119,7 +119,7 @@ def _receive(client: httpx.Client, url: str, part: Path, announced: _Announced, 
                 done, digest = 0, hashlib.sha256()
                 sink.seek(0)
                 sink.truncate()
-            for data in response.iter_raw(_CHUNK_BYTES):
+            for data in response.iter_raw():  # as it arrives: with a chunk size, a dropped connection would lose what was gathered
                 sink.write(data)
                 digest.update(data)
                 done += len(data)
