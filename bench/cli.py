@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgelm.backends.cpu.topology import choose_threads
+from edgelm.backends.registry import PRECISIONS
 from edgelm.bench.compare import Comparison, Measurement, Workload
 from edgelm.bench.compare import compare as compare_engines
 from edgelm.bench.judge import Judgement
@@ -75,7 +76,7 @@ def divergence(
     model: ModelArgument,
     text: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Text whose first tokens are predicted.")],
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to compare on.")] = 256,
-    precision: PrecisionOption = "int8",
+    precision: Annotated[str, typer.Option(metavar="P,P", help="Precisions of edgelm's activations: int8, f32, or both.")] = "int8",
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as there are cores.")] = 0,
     judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The model with float32 weights; written if it is not there, and kept.")
@@ -84,9 +85,10 @@ def divergence(
 ) -> None:
     """How far predictions lie from those of llama.cpp on the same weights in float32: edgelm's, and llama.cpp's own on the file."""
     console = Console()
+    precisions = _precisions(precision)
     n_threads = threads or choose_threads().n_threads
     with console.status("starting") as status:
-        result = judge_model(resolve_model(model), _read_text(text), tokens, precision, n_threads, status.update, judge)
+        result = judge_model(resolve_model(model), _read_text(text), tokens, precisions, n_threads, status.update, judge)
     console.print(_judgement_table(result))
     _write_json(json_file, asdict(result))
 
@@ -107,6 +109,14 @@ def _thread_counts(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidRequestError(f"--threads is {text!r}; give thread counts separated by commas, such as 1,2") from None
+
+
+def _precisions(text: str) -> list[str]:
+    parts = text.split(",")
+    for part in parts:
+        if part not in PRECISIONS:
+            raise InvalidRequestError(f"--precision is {text!r}; give {' or '.join(PRECISIONS)}, or both separated by a comma")
+    return parts
 
 
 def _read_text(path: Path) -> str:
@@ -149,9 +159,10 @@ def _cells(measured: Measurement) -> tuple[str, ...]:
 
 
 def _judgement_table(result: Judgement) -> Table:
-    table = Table(title="Divergence from llama.cpp on float32 weights", caption=f"over {result.edgelm.n_tokens} tokens; KL in nats")
+    table = Table(title="Divergence from llama.cpp on float32 weights", caption=f"over {result.llamacpp.n_tokens} tokens; KL in nats")
     for heading in ("engine", "mean KL", "largest KL", "top token agrees"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
-    for name, measured in ((f"edgelm {result.precision}", result.edgelm), ("llama.cpp", result.llamacpp)):
+    engines = {f"edgelm {precision}": measured for precision, measured in result.edgelm.items()} | {"llama.cpp": result.llamacpp}
+    for name, measured in engines.items():
         table.add_row(name, f"{measured.mean_kl:.3e}", f"{measured.max_kl:.3e}", f"{measured.top_agreement:.1%}")
     return table

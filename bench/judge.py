@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +20,25 @@ from edgelm.errors import InvalidRequestError
 
 @dataclass(frozen=True)
 class Judgement:
-    """Divergences from the float32 judge of edgelm and of llama.cpp, both on the quantized file."""
+    """Divergences from the float32 judge of edgelm, by precision, and of llama.cpp, all on the quantized file."""
 
-    precision: str
-    edgelm: Divergence
+    edgelm: dict[str, Divergence]
     llamacpp: Divergence
 
 
 def judge(
-    model: Path, text: str, n_tokens: int, precision: str, n_threads: int, progress: Callable[[str], None], judge_file: Path | None = None
+    model: Path,
+    text: str,
+    n_tokens: int,
+    precisions: Sequence[str],
+    n_threads: int,
+    progress: Callable[[str], None],
+    judge_file: Path | None = None,
 ) -> Judgement:
     """Compare on the text's first n_tokens tokens.
 
     Args:
+        precisions: of edgelm's activations, "int8" or "f32".
         judge_file: the model with float32 weights; written there if it does not exist, and kept. None for a temporary one.
 
     Raises:
@@ -57,13 +63,15 @@ def judge(
         theirs = divergence(wanted, peer.logits(tokens))
     finally:
         peer.close()
-    progress("edgelm on the quantized weights")
-    runner = BackendRunner(open_backend("cpu", model, n_threads=n_threads, n_ctx=n_tokens, precision=precision, progress=progress))
-    try:
-        ours = divergence(wanted, runner.logits(tokens))
-    finally:
-        runner.close()
-    return Judgement(precision, ours, theirs)
+    ours = {}
+    for precision in precisions:
+        progress(f"edgelm on the quantized weights, {precision}")
+        runner = BackendRunner(open_backend("cpu", model, n_threads=n_threads, n_ctx=n_tokens, precision=precision, progress=progress))
+        try:
+            ours[precision] = divergence(wanted, runner.logits(tokens))
+        finally:
+            runner.close()
+    return Judgement(ours, theirs)
 
 
 def _first_tokens(peer: LlamaCppPeer, text: str, n_tokens: int) -> NDArray[np.int32]:

@@ -1,0 +1,27 @@
+"""What activations in int8 cost, on the real models: the engine against llama.cpp on the same weights in float32."""
+
+from pathlib import Path
+
+import pytest
+from tiny_models import write_tiny
+
+from edgelm.bench.judge import judge
+from edgelm.errors import InvalidRequestError
+
+TEXT = (Path(__file__).parents[1] / "data" / "evaluation.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("model", ["smollm2_path", "gemma3_path"])
+def test_real_models_against_the_judge(request: pytest.FixtureRequest, tmp_path: Path, model: str) -> None:
+    path: Path = request.getfixturevalue(model)
+    result = judge(path, TEXT, 256, ("f32", "int8"), 2, lambda _: None, tmp_path / "judge.gguf")
+    assert result.edgelm["f32"].n_tokens == 256
+    assert result.edgelm["f32"].mean_kl < 5e-5
+    # int8 loses no more than llama.cpp itself; on another CPU either may round in another order, so a tenth is noise.
+    assert result.edgelm["int8"].mean_kl < 1.1 * result.llamacpp.mean_kl
+
+
+def test_a_text_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.gguf", "llama")
+    with pytest.raises(InvalidRequestError, match="2 tokens, but 10"):
+        judge(path, "ok", 10, ["int8"], 1, lambda _: None)
