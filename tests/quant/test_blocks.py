@@ -149,7 +149,7 @@ def test_partial_blocks_are_refused() -> None:
         Q8_0.quantize(np.zeros(31, np.float32))
 
 
-@pytest.mark.parametrize("fields", [(Field("d", "<f2", 0),), (Field("d", "<f2", 0), Field("qs", "u1", 3, 15))])
+@pytest.mark.parametrize("fields", [(Field("d", "<f2", 0),), (Field("d", "<f2", 0), Field("qs", "u1", 3, 16))])
 def test_a_description_that_does_not_add_up_is_refused(fields: tuple[Field, ...]) -> None:
     with pytest.raises(ValueError, match="WRONG"):
         BlockFormat("WRONG", 99, 32, 18, fields, Q4_0.decode, Q4_0.encode)

@@ -122,6 +122,8 @@ def test_reads_what_gguf_wrote(sound: bytes, tmp_path: Path) -> None:
     np.testing.assert_array_equal(header.metadata["test.bytes"], np.array([1, 2, 255], np.uint8))
     np.testing.assert_array_equal(header.metadata["test.bools"], np.array([True, False]))
     assert header.metadata["test.bools"].dtype == np.bool_
+    # Copies: a view would keep the file mapped.
+    assert all(value.flags.owndata for value in header.metadata.values() if isinstance(value, np.ndarray))
     assert header.metadata["test.strings"] == ["one", "", "\U0001f926\u200d\u2642\ufe0f"]
 
     (tmp_path / "sound.gguf").write_bytes(sound)
@@ -142,6 +144,16 @@ def test_version_2_and_files_without_tensors_are_read() -> None:
     header = read_header(build((entry("a", 10, struct.pack("<Q", 5)),), version=2), PATH)
     assert (header.version, header.metadata["a"], header.tensors) == (2, 5, ())
     assert read_header(build((entry("a", 0, b"\1"),)).rstrip(b"\0"), PATH).metadata == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "value", [array("a", 8, 1, text("xyz")), array("a", 1, 3, b"xyz"), entry("a", 8, text("xyz")), entry("a", 0, b"x")]
+)
+def test_a_value_may_end_with_the_file_but_not_after_it(value: bytes) -> None:
+    data = MAGIC + struct.pack("<IQQ", 3, 0, 1) + value
+    assert "a" in read_header(data, PATH).metadata
+    with pytest.raises(ModelFileError):
+        read_header(data[:-1], PATH)
 
 
 def test_larger_alignment_and_missing_final_padding_are_accepted() -> None:
