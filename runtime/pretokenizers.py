@@ -1,8 +1,8 @@
 r"""How byte-pair tokenizers cut text into words before merging, one row per name that `tokenizer.ggml.pre` may have.
 
 The words must be those of llama.cpp, whose regex engine knows no Unicode: it replaces each character beyond ASCII by a byte for its
-class, and matches the regex on that. The same is done here, so its peculiarities (`~` is no `\p{S}`, letters beyond ASCII have no case)
-come out the same. A pattern that names a class (`\p{L}`) is matched on the class string; one that names none, on the text itself.
+class, and matches the regex on that. The same is done here, so that its peculiarities (letters beyond ASCII have no case) come out the
+same. A pattern that names a class (`\p{L}`) is matched on the class string; one that names none, on the text itself.
 Sources: the regexes in the models' own tokenizer.json, and src/llama-vocab.cpp and src/unicode.cpp of llama.cpp.
 """
 
@@ -21,13 +21,13 @@ import numpy as np
 from edgelm.errors import UnsupportedModelError
 from edgelm.runtime.unicode_classes import CLASS_BYTES, blank_spaces, class_string, code_points
 
-# What a class stands for inside [...] on a class string: its byte, and its ASCII characters. "~" is missing from S in llama.cpp as well.
+# What a class stands for inside [...] on a class string: its byte, and its ASCII characters.
 _CLASSES = {
     "N": chr(CLASS_BYTES["N"]) + "0-9",
     "L": chr(CLASS_BYTES["L"]) + "A-Za-z",
     "M": chr(CLASS_BYTES["M"]),
     "P": chr(CLASS_BYTES["P"]) + r"!-#%-*,-/:-;?-@\[-\]_{}",
-    "S": chr(CLASS_BYTES["S"]) + r"$+<->\^`|",
+    "S": chr(CLASS_BYTES["S"]) + r"$+<->\^`|~",
 }
 # Letters that are not lower (upper) case ASCII. llama.cpp cannot tell the case of other letters.
 _UPPER = chr(CLASS_BYTES["L"]) + "A-Z"
@@ -193,6 +193,8 @@ def _thousands(start: int, end: int) -> range:
     return range(start + (end - start - 1) % 3 + 1, end + 1, 3)
 
 
+# As in llama.cpp, nothing is cut before a run of digits, so that its first group takes along the text before it.
+_GROUPED_DIGITS = MatchAndCut(r"\p{N}+", places=_thousands)
 _KANA_AND_HAN = Match(r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+")
 _CJK = Match(r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+")
 # The cased letters of Unicode, as DeepSeek lists them.
@@ -288,7 +290,7 @@ _TABLE = (
     PreTokenizer(
         ("tiny_aya", "cohere2moe"),
         (
-            MatchAndCut(r"(?<!\d)\d++\b", places=lambda start, end: (start, *_thousands(start, end))),
+            _GROUPED_DIGITS,
             _cased_words(r"\p{N}{1,3}", _ANY_LETTERS, _ANY_LETTERS, f"(?:{_SHORT})?"),
         ),
     ),
@@ -329,8 +331,7 @@ _TABLE = (
     PreTokenizer(("deepseek-coder",), (Match(r"[\r\n]"), Match(r"\s?\p{L}+"), Match(r"\s?\p{P}+"), _CJK, _DIGIT)),
     PreTokenizer(
         ("afmoe",),
-        # The group of digits that comes first also takes all the text before it: a slip of llama.cpp that its users' files rely on.
-        (MatchAndCut(r"\p{N}+", places=_thousands), Match(_ASIAN_SCRIPTS), _deepseek_words(r"[\r\n]*|\s*[\r\n]+")),
+        (_GROUPED_DIGITS, Match(_ASIAN_SCRIPTS), _deepseek_words(r"[\r\n]*|\s*[\r\n]+")),
     ),
     PreTokenizer(("falcon",), (Match(_FALCON_PUNCTUATION), _GPT2, Match("[0-9][0-9][0-9]"))),
     PreTokenizer(("poro-chat", "bloom", "gpt3-finnish"), (_BLOOM,)),

@@ -46,6 +46,8 @@ class BytePairEncoder:
     def __init__(self, vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], pre_tokenizer: PreTokenizer) -> None:
         self._pre_tokenizer = pre_tokenizer
         self._ids = vocabulary.ids
+        if not pre_tokenizer.byte_level:
+            self._check_byte_tokens()
         missing = self._missing_texts(merges)
         self._spellings = [self._spell(text) for text in missing]
         numbers = self._ids | {text: len(self._ids) + rank for rank, text in enumerate(missing)} if missing else self._ids
@@ -78,6 +80,11 @@ class BytePairEncoder:
             return tokens
         n_vocab = len(self._ids)
         return [part for token in tokens for part in ((token,) if token < n_vocab else self._spellings[token - n_vocab])]
+
+    def _check_byte_tokens(self) -> None:
+        for byte in range(256):
+            if f"<0x{byte:02X}>" not in self._ids:
+                raise ModelFileError(f"the vocabulary has no token <0x{byte:02X}>; the file is damaged, fetch or convert it again")
 
     def _missing_texts(self, merges: Sequence[tuple[str, str]]) -> list[str]:
         texts = {left for left, _ in merges} | {right for _, right in merges} | {left + right for left, right in merges}
