@@ -80,7 +80,6 @@ class HuggingFaceFolder:
         """
         for file in self._files:
             file.drop_pages()
-        _ = self.tensors
 
     def close(self) -> None:
         """Give the files up; closing twice is allowed. Tensors that a caller still holds stay valid."""

@@ -38,6 +38,7 @@ class Architecture:
     activation: str = "silu"
 
 
+_MAX_HEAD_DIM = 65536  # bounds the table of rotary factors
 _GELU = "gelu_pytorch_tanh"
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -106,6 +107,8 @@ class HuggingFaceConfig:
         self.tied = config.truth("tie_word_embeddings", True if self.architecture.tied else None)
         own_head_dim = config.integer("head_dim", None) if self.architecture.has_head_dim else None
         self._head_dim = own_head_dim or n_embd // self.n_heads
+        if self._head_dim > _MAX_HEAD_DIM:
+            raise ModelFileError(f"{config.where}: heads of {self._head_dim} channels make no sense; fetch the file again")
         self._values: dict[str, Any] = {key: config.integer(name) for key, name in _REQUIRED_INTEGERS.items()}
         self._values["attention.head_count_kv"] = self.n_kv_heads
         self._values["attention.layer_norm_rms_epsilon"] = config.real("rms_norm_eps")

@@ -184,6 +184,7 @@ def test_phi3_longrope(tmp_path: Path) -> None:
         ({"hidden_size": -32}, ModelFileError, "'hidden_size' is -32"),
         ({"hidden_size": 2**40}, ModelFileError, "'hidden_size' is 1099511627776"),
         ({"num_attention_heads": 0}, ModelFileError, "0 heads"),
+        ({"head_dim": 2**30, "rope_scaling": {"rope_type": "llama3"}}, ModelFileError, "heads of 1073741824 channels"),
         ({"num_key_value_heads": 8}, ModelFileError, "8 KV heads"),
         ({"rms_norm_eps": float("nan")}, ModelFileError, "'rms_norm_eps' is nan"),
         ({"rms_norm_eps": True}, ModelFileError, "'rms_norm_eps' is True"),
