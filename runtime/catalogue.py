@@ -127,18 +127,20 @@ def resolve_model(model: str | Path, settings: Settings | None = None) -> Path:
     path = Path(model).expanduser()
     if path.exists():
         return path
-    name = str(model)
-    if isinstance(model, Path) or (_looks_like_path(name) and not name.startswith(HUB_PREFIX)):
-        raise ModelFileError(f"there is no model file or folder {name!r}; check the path, or see `edgelm models` for models known by name")
-    known = find_model(name)
-    file = (settings or read_settings()).models / known.file
+    if isinstance(model, Path) or is_path(model):
+        raise ModelFileError(
+            f"there is no model file or folder {str(model)!r}; check the path, or see `edgelm models` for models known by name"
+        )
+    file = (settings or read_settings()).models / find_model(model).file
     if not file.is_file():
-        raise ModelFileError(f"the model {name!r} is not on this machine yet; fetch it with `edgelm pull {name}`")
+        raise ModelFileError(f"the model {model!r} is not on this machine yet; fetch it with `edgelm pull {model}`")
     return file
 
 
-def _looks_like_path(name: str) -> bool:
-    return "/" in name or name.endswith((".gguf", ".safetensors"))
+def is_path(model: str) -> bool:
+    """Whether the text means a path: something is there, or it is written like a path rather than a name."""
+    written_like_one = "/" in model or model.endswith((".gguf", ".safetensors"))
+    return Path(model).expanduser().exists() or (written_like_one and not model.startswith(HUB_PREFIX))
 
 
 def _hub_model(name: str) -> Model:

@@ -30,12 +30,17 @@ for command in (run, chat, pull, models, inspect, doctor):
     app.command()(command)
 
 
-@app.callback()
-def version_option(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False) -> None:
-    """Run quantized language models on this device."""
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         print(edgelm.__version__)
         raise typer.Exit
+
+
+@app.callback()
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    """Run quantized language models on this device."""
 
 
 def main() -> None:

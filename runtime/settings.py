@@ -20,7 +20,7 @@ class Settings:
     """Settings of one process.
 
     Attributes:
-        home: absolute folder that holds what edgelm stores.
+        home: absolute folder that models are pulled into.
         hub_endpoint: base address of the Hugging Face hub.
         hub_token: access token for the hub, never shown.
     """

@@ -59,7 +59,26 @@ def _storage(settings: Settings) -> list[tuple[str, str]]:
     models = [file for file in settings.models.rglob("*") if file.is_file() and ".partial" not in file.parts]
     size = sum(file.stat().st_size for file in models)
     free = shutil.disk_usage(_existing(settings.home)).free
-    return [("models", f"{settings.models}: {len(models)} files, {_gigabytes(size)}; {_gigabytes(free)} free on this disk")]
+    return [
+        ("models", f"{settings.models}: {len(models)} files, {_gigabytes(size)}; {_gigabytes(free)} free on this disk"),
+        ("kernel cache", _kernel_cache()),
+    ]
+
+
+def _kernel_cache() -> str:
+    from edgelm.backends.cpu.engine import default_kernel_folder
+    from edgelm.backends.cpu.kernel_cache import host_target, source_digest
+
+    folder = default_kernel_folder()
+    target = host_target()
+    kernels = list((folder / source_digest(target)).glob("*.kernel"))
+    state = (
+        f"{len(kernels)} kernels compiled for {target.isa}"
+        if kernels
+        else f"none compiled for {target.isa} yet: the first run does it once"
+    )
+    n_stale = sum(1 for other in folder.glob("*") if other.name != source_digest(target))
+    return f"{folder}: {state}" + (f"; {n_stale} folders of other versions or CPUs may be deleted" if n_stale else "")
 
 
 def _existing(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from edgelm.runtime.catalogue import HUB_PREFIX, find_model, resolve_model
+from edgelm.runtime.catalogue import find_model, is_path, resolve_model
 from edgelm.runtime.settings import read_settings
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def load(model: str, backend: str, n_threads: int | None, n_ctx: int | None, pre
 
 def locate(model: str) -> Path:
     """The model's file or folder, pulled with a progress bar if need be."""
-    if Path(model).expanduser().exists() or ("/" in model and not model.startswith(HUB_PREFIX)):
-        return resolve_model(model)
-    return pull_visibly(model)
+    return resolve_model(model) if is_path(model) else pull_visibly(model)
 
 
 def pull_visibly(name: str) -> Path:
