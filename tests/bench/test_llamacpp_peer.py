@@ -31,6 +31,17 @@ def test_greedy_decoding_follows_the_logits(peer: LlamaCppPeer) -> None:
     assert ids == peer.logits([5, 6, 7, 8, *ids[:-1]])[3:].argmax(axis=1).tolist()
 
 
+def test_a_prompt_of_several_batches_keeps_its_positions(tmp_path: Path) -> None:
+    peer = LlamaCppPeer(write_tiny(tmp_path / "m.gguf", "llama", n_layers=1), 1, n_ctx=2304)
+    tokens = [3 + i * 37 % 250 for i in range(2100)]
+    peer.prefill(tokens[:-1])
+    following = peer.decode_greedy(tokens[-1], 1)[0]
+    logits = peer.logits(tokens)
+    peer.close()
+    assert logits.shape[0] == 2100
+    assert following == [int(logits[-1].argmax())]
+
+
 def test_clear_forgets(peer: LlamaCppPeer) -> None:
     peer.clear()
     fresh = peer.decode_greedy(8, 4)[0]
