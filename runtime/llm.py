@@ -65,7 +65,7 @@ class LLM:
                 Models known by name must have been pulled (`edgelm pull`, or edgelm.runtime.download.pull).
             backend: name of the engine.
             n_threads: threads that compute; None for the physical cores that this process may use.
-            n_ctx: tokens that one conversation may hold; None for what the model was trained for, but 4096 at most.
+            n_ctx: tokens that one conversation may hold, not more than the model was trained for; None for that number, but 4096 at most.
             precision: of the activations in matrix products; "f32" is exact and slower.
             progress: called with a line when something takes long, such as the first compilation of the kernels.
 
@@ -83,9 +83,8 @@ class LLM:
         file = open_model(resolve_model(model))
         try:
             tokenizer = Tokenizer.from_metadata(file.metadata)
-            engine = open_backend(
-                backend, file, n_threads=n_threads, n_ctx=n_ctx or _default_n_ctx(file.metadata), precision=precision, progress=progress
-            )
+            n_ctx = _checked_n_ctx(n_ctx, file.metadata)
+            engine = open_backend(backend, file, n_threads=n_threads, n_ctx=n_ctx, precision=precision, progress=progress)
         except BaseException:
             file.close()
             raise
@@ -341,7 +340,11 @@ async def _collect_async(deltas: AsyncStream) -> Completion:
         return collect([delta async for delta in deltas])
 
 
-def _default_n_ctx(metadata: Mapping[str, Any]) -> int | None:
-    """What the model was trained for, up to DEFAULT_N_CTX; None where the metadata does not say, which the engine then reports."""
+def _checked_n_ctx(n_ctx: int | None, metadata: Mapping[str, Any]) -> int | None:
+    """The context to open: what was asked for, or what the model was trained for up to DEFAULT_N_CTX."""
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    return min(trained, DEFAULT_N_CTX) if isinstance(trained, int) and trained > 0 else None
+    if not isinstance(trained, int) or trained < 1:
+        return n_ctx  # the engine reports what is wrong with the metadata
+    if n_ctx is not None and n_ctx > trained:
+        raise InvalidRequestError(f"n_ctx is {n_ctx}, but the model was trained for {trained} tokens and fails beyond; ask for less")
+    return min(trained, DEFAULT_N_CTX) if n_ctx is None else n_ctx

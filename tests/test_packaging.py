@@ -19,19 +19,8 @@ def test_a_built_wheel_holds_every_module(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, source)
     for name in ("edgelm", *FLOORS):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(tmp_path),
-        str(source),
-    ]
-    subprocess.run(command, check=True, timeout=240)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=240)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         entry_points = wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
