@@ -8,7 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo "$$p" && break; done)
 PROMPT ?= Why is the sky blue?
 MODEL  ?= smollm2-135m
-export PROMPT MODEL
+export EDGELM_PROMPT := $(value PROMPT)
+export EDGELM_MODEL := $(value MODEL)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: run test lint types bench clean
 
 run: .venv/installed
-	@$(BIN)/edgelm run "$$MODEL" "$$PROMPT"
+	@$(BIN)/edgelm run "$$EDGELM_MODEL" "$$EDGELM_PROMPT"
 
 test: .venv/installed-for-tests lint types
 	$(BIN)/pytest --durations=5
@@ -30,8 +31,8 @@ types: .venv/installed-for-tests
 	$(BIN)/mypy
 
 bench: .venv/installed-for-tests
-	@$(BIN)/edgelm pull "$$MODEL" > /dev/null
-	$(BIN)/edgebench compare "$$MODEL"
+	@$(BIN)/edgelm pull "$$EDGELM_MODEL" > /dev/null
+	$(BIN)/edgebench compare "$$EDGELM_MODEL"
 
 clean:
 	rm -rf .venv
