@@ -1,13 +1,23 @@
-"""numba as a compiler: from a kernel's Python function to object code."""
+"""numba as a compiler: from a kernel's Python function to object code, in a process of its own.
+
+    python -m edgelm.backends.cpu.compiler ISA FOLDER KERNEL...
+
+A separate process keeps numba's memory out of the one that holds the model, and lets kernels compile side by side.
+It also keeps lowerings apart: within one process numba reuses what it has lowered before, so there is one Isa per process.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 from numba import njit
 
-from edgelm.backends.cpu.kernel_cache import Target
+from edgelm.backends.cpu.kernel_cache import Target, host_target, kernel_path, target_machine
 from edgelm.backends.cpu.kernels import make_kernel
 from edgelm.backends.cpu.simd import ISA, KERNEL, Isa
 
@@ -19,9 +29,9 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def compile_to_llvm(name: str, target: Target) -> tuple[str, Any]:
+def compile_to_llvm(name: str, isa: Isa) -> tuple[str, Any]:
     """The kernel's symbol and its optimized LLVM module."""
-    token = ISA.set(Isa(target.isa))
+    token = ISA.set(isa)
     try:
         function: Any = njit(**_OPTIONS)(make_kernel(name))
         function.compile(KERNEL)
@@ -33,8 +43,27 @@ def compile_to_llvm(name: str, target: Target) -> tuple[str, Any]:
 
 def compile_kernel(name: str, target: Target) -> tuple[str, bytes]:
     """The kernel's symbol and its object code."""
-    symbol, module = compile_to_llvm(name, target)
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, codemodel="jitdefault", jit=True
-    )
-    return symbol, machine.emit_object(module)
+    symbol, module = compile_to_llvm(name, Isa(target.isa))
+    return symbol, target_machine(target).emit_object(module)
+
+
+def write_kernel(name: str, target: Target, folder: Path) -> None:
+    """Compile a kernel and put it into its file at once: symbol, digest of the code, code."""
+    symbol, code = compile_kernel(name, target)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(f"{symbol} {hashlib.sha256(code).hexdigest()}\n".encode() + code)
+    Path(file.name).replace(kernel_path(folder, name))
+
+
+def main(arguments: list[str]) -> None:
+    """Compile the named kernels, saying each name when it is done."""
+    isa, folder, *names = arguments
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name in names:
+        write_kernel(name, host_target(isa), Path(folder))
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

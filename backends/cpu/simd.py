@@ -262,9 +262,7 @@ iq4_values = _instruction(U8, U8, name="iq4_values", doc="IQ4_NL's signed values
 def _split(builder: ir.IRBuilder, vector: Any) -> tuple[Any, Any]:
     half = vector.type.count // 2
     index = ir.VectorType(_i32, half)
-    return tuple(
-        builder.shuffle_vector(vector, vector, ir.Constant(index, list(range(start, start + half)))) for start in (0, half)
-    )
+    return tuple(builder.shuffle_vector(vector, vector, ir.Constant(index, list(range(start, start + half)))) for start in (0, half))
 
 
 def _concat(builder: ir.IRBuilder, low: Any, high: Any) -> Any:

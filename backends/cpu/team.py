@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.cpu.kernel_cache import KernelCache
+from edgelm.backends.cpu.kernel_cache import Kernel, KernelCache
 from edgelm.backends.cpu.records import TEAM, TEAM_SLOTS
 
 # How long an idle thread spins for the next job before it sleeps, in thousands of spins: some milliseconds, longer than
@@ -64,11 +64,11 @@ class ThreadTeam:
             thread.join()
 
 
-def _member(shared: _Shared, serve: object, number: int, n_threads: int) -> None:
+def _member(shared: _Shared, serve: Kernel, number: int, n_threads: int) -> None:
     """Life of one thread: serve jobs, sleep when there are none, end when the team is dismissed."""
     address, generation, seen = shared.record.ctypes.data, TEAM.generation // 8, 0
     while True:
-        seen = serve(address, seen, number, n_threads | _PATIENCE << 40)  # type: ignore[operator]
+        seen = serve(address, seen, number, n_threads | _PATIENCE << 40)
         with shared.wake:
             shared.wake.wait_for(lambda: shared.closing or shared.record[generation] > seen)  # noqa: B023
             if shared.closing:
