@@ -97,11 +97,15 @@ def _lanes(codes: Array) -> Array:
 
 
 def _merge_bits(values: Array, width: int, per_byte: int) -> Array:
-    """Small codes [..., n, 4], n a multiple of per_byte, to bytes [..., n / per_byte, 4], the first code in the lowest bits."""
-    parts = values.reshape(*values.shape[:-2], -1, per_byte, 4)
-    shifts = (width * np.arange(per_byte, dtype=np.uint8))[:, None]
-    merged: Array = np.bitwise_or.reduce(parts << shifts, axis=-2)
-    return merged
+    """Small codes uint8 [..., n, 4], n a multiple of per_byte, to bytes [..., n / per_byte, 4], the first code in the lowest bits.
+
+    The four bytes are shifted as one word: nothing crosses from one to the next, and numpy is left with long loops.
+    """
+    words = np.ascontiguousarray(values).view(np.uint32).reshape(*values.shape[:-2], -1, per_byte)
+    merged = words[..., 0].copy()
+    for k in range(1, per_byte):
+        merged |= words[..., k] << np.uint32(width * k)
+    return merged[..., None].view(np.uint8)
 
 
 def _split_bits(packed: Array, width: int, per_byte: int) -> Array:
@@ -197,7 +201,7 @@ def _join_q4_k(parts: Parts, blocks: Array) -> None:
 
 
 def _split_q5_k(blocks: Array) -> Parts:
-    bits = (blocks["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None]) & 1
+    bits = (blocks["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
     return {**_split_q4_k(blocks), "plane": _merge_bits(_lanes(bits), 1, 8)[:, :, 0]}
 
 
@@ -259,6 +263,8 @@ FLOATS: Mapping[str, str] = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
 
 # part [..., its own shape per row] <-> the shape within eight rows: where the row axis goes
 _ROW_AXIS: Mapping[str, int] = {"nibbles": 1, "plane": 0, "planes": 1, "bytes": 1, "signed2": 1}
+
+_WORDS = ("nibbles", "plane", "planes", "bytes")  # fields of four bytes per lane, moved as one word
 
 
 def _part_shape(name: str) -> tuple[int, ...]:
@@ -324,7 +330,10 @@ def _pack_blocks(format: BlockFormat, rows: Array, target: Array) -> None:
         records[name] = parts[name].reshape(len(target), ROWS, -1).transpose(0, 2, 1)
     for name in layout.group:
         part = parts[name].reshape(len(target), ROWS, -1, layout.n_groups, *_part_shape(name))
-        records["groups"][name] = np.moveaxis(part, 1, 3 + _ROW_AXIS.get(name, 0))
+        part, field = np.moveaxis(part, 1, 3 + _ROW_AXIS.get(name, 0)), records["groups"][name]
+        if name in _WORDS:
+            part, field = part.view("<u4"), field.view("<u4")
+        field[...] = part
 
 
 def unpack(format: BlockFormat, packed: Array, n_rows: int, n_columns: int) -> Array:
