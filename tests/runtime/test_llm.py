@@ -160,6 +160,16 @@ def test_an_event_cancels_before_the_next_token(make_llm: MakeLLM) -> None:
     assert len(backend.calls) == 1
 
 
+def test_a_long_prompt_is_cancelled_between_its_pieces(make_llm: MakeLLM) -> None:
+    llm, backend = make_llm([97], n_ctx=5000)
+    cancelled = threading.Event()
+    forward = backend.forward
+    backend.forward = lambda batch: (cancelled.set(), forward(batch))[1]  # type: ignore[method-assign]
+    done = llm.generate([1] * 3000, temperature=0, cancelled=cancelled)
+    assert (done.finish_reason, done.text, done.token_ids) == ("cancelled", "", ())
+    assert len(backend.calls) == 1
+
+
 def test_logprobs_come_from_the_raw_logits(make_llm: MakeLLM) -> None:
     logits = np.full(258, -50.0, np.float32)
     logits[[97, 98, 99]] = np.log([0.6, 0.3, 0.1])
@@ -231,6 +241,12 @@ def test_async_whole_and_stream(make_llm: MakeLLM) -> None:
     assert whole.text == chat.text == "".join(delta.text for delta in deltas) == "Hello"
 
 
+async def generation_threads_to_end() -> None:
+    """Wait with the event loop open: closing it would end the computation too."""
+    while any(thread.name.startswith("edgelm-generation") for thread in threading.enumerate()):
+        await asyncio.sleep(0.001)
+
+
 def test_cancelling_the_task_stops_the_computation(make_llm: MakeLLM) -> None:
     waiting = threading.Semaphore(3)
 
@@ -248,11 +264,9 @@ def test_cancelling_the_task_stops_the_computation(make_llm: MakeLLM) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         waiting.release(50)
+        await generation_threads_to_end()
 
     asyncio.run(cancel())
-    for thread in threading.enumerate():
-        if thread.name.startswith("edgelm-generation"):
-            thread.join(10)
     assert len(backend.calls) == 4
 
 
@@ -264,11 +278,9 @@ def test_closing_an_async_stream_stops_the_computation(make_llm: MakeLLM) -> Non
         await anext(stream)
         await anext(stream)
         await stream.aclose()
+        await generation_threads_to_end()
 
     asyncio.run(take_two())
-    for thread in threading.enumerate():
-        if thread.name.startswith("edgelm-generation"):
-            thread.join(10)
     assert not backend.sequences
     assert len(backend.calls) < 100_000
 

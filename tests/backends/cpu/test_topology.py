@@ -64,6 +64,7 @@ def test_the_tightest_parent_group_decides(machine: Machine) -> None:
     machine.siblings("0", "1", "2", "3")
     machine.write(machine.proc / "self/cgroup", "0::/slice/service\n")
     machine.write(machine.sys / "fs/cgroup/slice/service/cpu.max", "max 100000\n")
+    machine.write(machine.sys / "fs/cgroup/cpu.max", "350000 100000\n")
     machine.write(machine.sys / "fs/cgroup/slice/cpu.max", "300000 100000\n")
     choice = machine.choose({0, 1, 2, 3})
     assert (choice.n_threads, choice.quota) == (3, 3.0)
