@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SHOWS = {
     "async_answers.py": ["Name a river in Europe. ", "The endless story was stopped."],
     "likely_next_words.py": ["%  The capital of France is Paris"],
-    "stream_chat.py": ["blue", "tokens/s]"],
+    "stream_chat.py": ["light", "tokens/s]"],
     "which_is_likelier.py": ["cup of gravel."],
 }
 
