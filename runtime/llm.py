@@ -136,7 +136,7 @@ class LLM:
         """
         from edgelm.runtime.chat_template import ChatTemplate
 
-        return ChatTemplate.from_metadata(self._metadata)
+        return ChatTemplate.from_metadata(self._metadata, self._tokenizer)
 
     # Text and tokens
 
