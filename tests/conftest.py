@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgelm.bench.dequantize import write_dequantized
 from edgelm.runtime.download import pull
 
 
@@ -19,3 +21,17 @@ def smollm2_path() -> Path:
 def gemma3_path() -> Path:
     """Gemma-3-270M Q4_K_M: gemma3 architecture, SentencePiece-style vocabulary of 262,144 tokens."""
     return pull("gemma3-270m")
+
+
+@pytest.fixture(scope="session")
+def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Gives the file with a model's weights as float32, written at most once in a session."""
+    folder = tmp_path_factory.mktemp("float32")
+
+    def write(model: Path) -> Path:
+        target = folder / model.name
+        if not target.exists():
+            write_dequantized(model, target)
+        return target
+
+    return write

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_models import FORMATS, VARIANTS, write_tiny, write_variant
 
 from edgelm.backends.base import Chunk, Outputs
 from edgelm.backends.cpu.engine import CPUBackend
 from edgelm.backends.reference import ReferenceModel
 from edgelm.errors import ClosedError, ContextOverflowError, InvalidRequestError, UnsupportedModelError
 from edgelm.quant.gguf_file import GGUFFile
-from tests.tiny_models import FORMATS, VARIANTS, write_tiny, write_variant
 
 TOKENS = np.random.default_rng(5).integers(0, 288, 150).astype(np.int32)
 Open = Callable[..., CPUBackend]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from tiny_models import write_variant
 
 from edgelm.backends.base import Chunk
 from edgelm.backends.cpu.engine import CPUBackend
 from edgelm.quant.gguf_file import GGUFFile
-from tests.tiny_models import write_variant
 
 TOKEN = [Chunk(0, np.array([3], np.int32))]
 
