@@ -95,6 +95,10 @@ def test_the_context_may_be_filled_and_not_exceeded(backend: Backend) -> None:
     assert (backend.length(1), backend.length(2)) == (N_CTX, 0)
 
 
+WRONG = {"empty": [chunk(1)], "too large": [chunk(1, 288)], "negative": [chunk(1, -1)], "twice": [chunk(1, 5), chunk(1, 6)]}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
 def test_senseless_batches_change_nothing(backend: Backend, wrong: list[Chunk]) -> None:
     with pytest.raises(InvalidRequestError):
         backend.forward([chunk(7, 5), *wrong])
