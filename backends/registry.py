@@ -25,7 +25,7 @@ class Engine:
     """How to find one engine.
 
     Attributes:
-        target: "module:class"; the class takes a ModelFile and n_threads, n_ctx, precision, progress.
+        target: "module:class"; the class takes a ModelFile and open_backend's options.
         needs: top-level modules that must be installed.
         advice: how to install them.
         summary: one line for people.
@@ -63,6 +63,7 @@ def open_backend(
     n_ctx: int | None = None,
     precision: str = "int8",
     progress: Progress | None = None,
+    cache_folder: Path | None = None,
 ) -> Backend:
     """Load a model into the engine called `name`.
 
@@ -71,6 +72,8 @@ def open_backend(
         n_threads: threads that compute; None lets the engine choose.
         n_ctx: tokens that one sequence may hold; None lets the engine choose.
         precision: of the activations in matrix products, "int8" or "f32".
+        progress: called with a line before anything that takes long.
+        cache_folder: where the engine keeps what it need not make twice; the user's cache folder unless given.
 
     Raises:
         BackendUnavailableError: no such engine, or what it needs is not installed.
@@ -89,7 +92,9 @@ def open_backend(
     module, _, attribute = engine.target.partition(":")
     opened = _open_model(model) if isinstance(model, str | Path) else model
     constructor: Any = getattr(import_module(module), attribute)
-    backend: Backend = constructor(opened, n_threads=n_threads, n_ctx=n_ctx, precision=precision, progress=progress)
+    backend: Backend = constructor(
+        opened, n_threads=n_threads, n_ctx=n_ctx, precision=precision, progress=progress, cache_folder=cache_folder
+    )
     return backend
 
 

@@ -24,6 +24,7 @@ from edgelm.runtime.generation import Generation
 from edgelm.runtime.measures import embedding_of, log_probabilities, logits_of
 from edgelm.runtime.results import Completion, Delta, Score, collect
 from edgelm.runtime.sampling import SamplingFields, SamplingParams
+from edgelm.runtime.settings import read_settings
 
 if TYPE_CHECKING:
     from edgelm.quant.model_file import ModelFile
@@ -84,7 +85,15 @@ class LLM:
         try:
             tokenizer = Tokenizer.from_metadata(file.metadata)
             n_ctx = _checked_n_ctx(n_ctx, file.metadata)
-            engine = open_backend(backend, file, n_threads=n_threads, n_ctx=n_ctx, precision=precision, progress=progress)
+            engine = open_backend(
+                backend,
+                file,
+                n_threads=n_threads,
+                n_ctx=n_ctx,
+                precision=precision,
+                progress=progress,
+                cache_folder=read_settings().home,
+            )
         except BaseException:
             file.close()
             raise

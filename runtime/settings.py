@@ -1,6 +1,6 @@
 """What the environment says, read in one place.
 
-EDGELM_HOME    folder for everything edgelm stores (models); the user's cache folder where it is not set
+EDGELM_HOME    folder for everything edgelm stores (models, compiled kernels, tokenizers); the user's cache folder where it is not set
 HF_ENDPOINT    the Hugging Face hub, or a mirror of it
 HF_TOKEN       access token for gated models on the hub
 """

@@ -52,7 +52,7 @@ class CPUBackend:
         n_ctx: int | None = None,
         precision: str = "int8",
         progress: Progress | None = None,
-        kernel_folder: Path | None = None,
+        cache_folder: Path | None = None,
     ) -> None:
         """
         Args:
@@ -61,7 +61,7 @@ class CPUBackend:
             n_ctx: tokens that one sequence may hold; the model's own context, at most 4096, unless given.
             precision: "int8" quantizes activations per 32 channels; "f32" does not.
             progress: called with a line before anything that takes long.
-            kernel_folder: where compiled kernels are kept; the user's cache folder unless given.
+            cache_folder: where compiled kernels are kept; the user's cache folder unless given.
 
         Raises:
             ModelFileError, UnsupportedModelError: the model cannot be run.
@@ -77,7 +77,7 @@ class CPUBackend:
         kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * width
         require_memory(weight_bytes(tensors) + n_ctx * kv_bytes, f"{file.path.name} with a context of {n_ctx} tokens")
         weights = pack_weights(tensors, config, file)
-        kernels = KernelCache(kernel_folder or default_kernel_folder(), progress=progress)
+        kernels = KernelCache(kernel_folder(cache_folder), progress=progress)
         kernels.load(kernel_names(config, weights, precision) | {"run", "serve"})
         self._tables = _rotary_tables(config, tensors, n_ctx)
         addresses = tuple(0 if table is None else table.ctypes.data for table in self._tables)
@@ -278,8 +278,8 @@ def _rotary_tables(config: ModelConfig, tensors: ModelTensors, n_ctx: int) -> tu
     return tuple(tables[config.is_local(layer)] if config.has_rope(layer) else None for layer in range(config.n_layers))
 
 
-def default_kernel_folder() -> Path:
+def kernel_folder(cache_folder: Path | None = None) -> Path:
     """Where compiled kernels are kept."""
     from platformdirs import user_cache_dir
 
-    return Path(user_cache_dir("edgelm", appauthor=False)) / "kernels"
+    return (cache_folder or Path(user_cache_dir("edgelm", appauthor=False))) / "kernels"

@@ -66,10 +66,10 @@ def _storage(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _kernel_cache() -> str:
-    from edgelm.backends.cpu.engine import default_kernel_folder
+    from edgelm.backends.cpu.engine import kernel_folder
     from edgelm.backends.cpu.kernel_cache import host_target, source_digest
 
-    folder = default_kernel_folder()
+    folder = kernel_folder(read_settings().home)
     target = host_target()
     kernels = list((folder / source_digest(target)).glob("*.kernel"))
     state = (
