@@ -15,7 +15,7 @@ MAX_WIDTH = 999
 # What a value costs beyond its characters, as it takes memory of its own.
 OBJECT_COST = 16
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type[Collection[Any]], ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS: tuple[type[Collection[Any]], ...] = (list, tuple, dict, set, frozenset, range, *_VIEWS)
 _TOO_MUCH = "it makes too much text or too many values"
 
