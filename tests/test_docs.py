@@ -33,6 +33,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    readme = text_of("README.md")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme] == []
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
 def test_the_python_in_the_page_runs(page: str, smollm2_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert smollm2_path.is_file()

@@ -91,9 +91,9 @@ def test_tokens_and_ends(pair: Pair) -> None:
     ]
 
 
-# SmolLM2 has no token for some bytes of characters beyond U+3FFFF; as in llama.cpp they are lost.
+# SmolLM2 has no token for some control characters and some bytes of characters beyond U+3FFFF; as in llama.cpp they are lost.
 @relaxed
-@given(text=st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF)))
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d", max_codepoint=0x3FFFF)))
 def test_decoding_gives_the_text_back(pair: Pair, text: str) -> None:
     tokenizer, _ = pair
     tokens = tokenizer.encode(text)
