@@ -154,18 +154,18 @@ def test_llama3_factors(tmp_path: Path) -> None:
 
 
 def test_phi3_longrope(tmp_path: Path) -> None:
-    scaling = {"type": "longrope", "long_factor": [1.0, 2.0, 3.0], "short_factor": [1.0, 1.1, 1.2]}
+    scaling = {"type": "longrope", "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]}
     changes = {"rope_scaling": scaling, "max_position_embeddings": 131072, "partial_rotary_factor": 0.75}
     write_folder(tmp_path, "Phi3ForCausalLM", **changes)
     with HuggingFaceFolder(tmp_path) as model:
-        np.testing.assert_array_equal(model.tensors["rope_factors_long.weight"].dequantize(), np.float32([1, 2, 3]))
-        np.testing.assert_array_equal(model.tensors["rope_factors_short.weight"].dequantize(), np.float32([1, 1.1, 1.2]))
-        assert model.metadata["phi3.rope.dimension_count"] == 6
+        np.testing.assert_array_equal(model.tensors["rope_factors_long.weight"].dequantize(), np.float32([1, 2, 3, 4, 5, 6]))
+        np.testing.assert_array_equal(model.tensors["rope_factors_short.weight"].dequantize(), np.float32([1, 1.1, 1.2, 1.3, 1.4, 1.5]))
+        assert model.metadata["phi3.rope.dimension_count"] == 12
         assert model.metadata["phi3.rope.scaling.original_context_length"] == 4096
         assert model.metadata["phi3.rope.scaling.attn_factor"] == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
-    scaling["long_factor"].append(4.0)
+    scaling["long_factor"].append(7.0)
     write_folder(tmp_path, "Phi3ForCausalLM", **changes)
-    with pytest.raises(ModelFileError, match=r"'long_factor'.*a list of 3 numbers"):
+    with pytest.raises(ModelFileError, match=r"'long_factor'.*a list of 6 numbers"):
         HuggingFaceFolder(tmp_path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_folders import CLASSES, write_folder
 from tiny_models import FORMATS, VARIANTS, write_tiny, write_variant
 
 from edgelm.backends.base import Chunk, Outputs
@@ -15,6 +16,7 @@ from edgelm.backends.cpu.engine import CPUBackend
 from edgelm.backends.reference import ReferenceModel
 from edgelm.errors import ClosedError, ContextOverflowError, InvalidRequestError, UnsupportedModelError
 from edgelm.quant.gguf_file import GGUFFile
+from edgelm.quant.huggingface import HuggingFaceFolder
 
 TOKENS = np.random.default_rng(5).integers(0, 288, 150).astype(np.int32)
 Open = Callable[..., CPUBackend]
@@ -205,3 +207,16 @@ def test_heads_that_do_not_fill_a_vector_are_refused(tmp_path: Path, open_model:
     path = write_tiny(tmp_path / "model.gguf", "llama", head_dim=12)
     with pytest.raises(UnsupportedModelError, match="12 channels"):
         open_model(path)
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_hugging_face_folders_equal_the_reference(class_name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, class_name, "BF16", n_shards=2)
+    tokens = TOKENS[:40] % 40
+    wanted = ReferenceModel(HuggingFaceFolder(tmp_path)).logits(tokens)
+    backend = CPUBackend(HuggingFaceFolder(tmp_path), n_threads=2, precision="f32")
+    try:
+        assert relative_difference(all_logits(backend, tokens), wanted) < 1e-4
+        assert relative_difference(one_by_one(backend, tokens, sequence=1), wanted) < 1e-4
+    finally:
+        backend.close()
