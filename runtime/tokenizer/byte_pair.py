@@ -30,10 +30,10 @@ def read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _pair(merge: str) -> tuple[str, str]:
-    space = merge.find(" ", 1)
-    if not 0 < space < len(merge) - 1:
+    left, _, right = merge.partition(" ")
+    if not (left and right):
         raise ModelFileError(f"tokenizer.ggml.merges holds {merge!r:.60}, which is no pair; the file is damaged, fetch or convert it again")
-    return merge[:space], merge[space + 1 :]
+    return left, right
 
 
 class BytePairEncoder:

@@ -9,10 +9,11 @@ from typing import Any
 from edgelm.errors import ModelFileError, UnsupportedModelError
 from edgelm.runtime.pretokenizers import find_pre_tokenizer
 from edgelm.runtime.tokenizer.byte_pair import BytePairEncoder, read_merges
+from edgelm.runtime.tokenizer.endings import find_special_tokens, token_id
 from edgelm.runtime.tokenizer.parts import TokenizerParts
 from edgelm.runtime.tokenizer.sentence_piece import SentencePieceEncoder, read_scores
 from edgelm.runtime.tokenizer.special_tokens import SpecialTokens, special_tokens
-from edgelm.runtime.tokenizer.vocabulary import find_special_tokens, read_vocabulary, token_id
+from edgelm.runtime.tokenizer.vocabulary import read_vocabulary
 
 # Of the byte-pair tokenizers, these have no first token unless the file names one.
 _NO_BOS = ("chatglm-bpe", "glm4")

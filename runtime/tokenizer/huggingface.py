@@ -15,9 +15,10 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from edgelm.errors import ModelFileError, UnsupportedModelError
 from edgelm.quant.huggingface_tokenizer import EOS_TOKEN_IDS
+from edgelm.runtime.tokenizer.endings import find_special_tokens
 from edgelm.runtime.tokenizer.parts import TokenizerParts
 from edgelm.runtime.tokenizer.utf8 import decode_leniently
-from edgelm.runtime.tokenizer.vocabulary import SPACE_MARK, Kind, Vocabulary, find_special_tokens
+from edgelm.runtime.tokenizer.vocabulary import SPACE_MARK, Kind, Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")

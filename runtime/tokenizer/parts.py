@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgelm.runtime.tokenizer.vocabulary import Endings, Vocabulary
+from edgelm.runtime.tokenizer.endings import Endings
+from edgelm.runtime.tokenizer.vocabulary import Vocabulary
 
 # Text, and whether special tokens within it are parsed, to tokens.
 Encoder = Callable[[bytes, bool], list[int]]

@@ -486,7 +486,8 @@ HOSTILE = {
     + ("{% call m() %}" * 18 + "x" * 99 + "{% endcall %}" * 18),
     "doubling by tilde": "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
     "doubling by plus": "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-    "doubling by block": "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
+    "doubling by block": "{% set ns = namespace(s='ab') %}"
+    "{% for i in range(99) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
     "doubling by format": "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = '%s%s' % (ns.s, ns.s) %}{% endfor %}",
     "doubling lists": "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
     "shared lists": "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
@@ -519,7 +520,7 @@ HOSTILE = {
     "list of big texts": BIG + "{% set l = [" + "s," * 3000 + "] %}",
     "many big texts": "".join(f"{{% set a{place} = 'x' * 3000000 %}}" for place in range(1500)),
     "many slices": BIG + "".join(f"{{% set a{place} = s[{place}:] %}}" for place in range(1500)),
-    "many comparisons": "{% set s = 'ab' * 1500000 %}" + "{% if s + 'a' in s %}{% endif %}" * 1500,
+    "many comparisons": "{% set s = 'ab' * 1500000 %}{% set t = 'ab' * 700000 ~ 'c' %}" + "{% if t in s %}{% endif %}" * 2000,
     "strftime": "{{ strftime_now('%999999999d') }}",
     "long strftime": "{{ strftime_now('%c' * 1000) }}",
 }
@@ -540,6 +541,19 @@ def test_a_template_works_again_after_it_was_stopped() -> None:
     with pytest.raises(TemplateError, match="was stopped"):
         template.render([USER, USER])
     assert template.render([USER]) == "ok"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        HOSTILE["branching macro"],
+        "{% macro f() %}" + "{% if true %}{% endif %}" * 1000 + "{% endmacro %}{% for i in range(99999) %}{{ f() }}{% endfor %}",
+        "{% for i in range(99999) %}" + "{% if true %}{% endif %}" * 1000 + "{% endfor %}",
+    ],
+)
+def test_steps_are_counted(source: str) -> None:
+    with pytest.raises(TemplateError, match="too many steps"):
+        ChatTemplate(source, time_limit_s=60).render([USER])
 
 
 def test_clock() -> None:

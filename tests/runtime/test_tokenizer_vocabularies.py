@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import ModelFileError
-from edgelm.runtime.tokenizer import Tokenizer
-from edgelm.runtime.tokenizer import vocabulary as vocabulary_module
+from edgelm.runtime.tokenizer import Tokenizer, endings
 from edgelm.runtime.tokenizer.vocabulary import BYTE_TO_CHARACTER
 from tests.hard_text import BYTES
 from tests.llama_vocab import llama_vocab, write_vocabulary
@@ -123,11 +122,12 @@ def test_mask_drops_space_before_it(tmp_path: Path) -> None:
 
 
 def test_merges_that_lead_outside_the_vocabulary(tmp_path: Path) -> None:
-    merges = [("a", "b"), ("ab", "c"), ("Ġ", "a"), ("Ġa", "é"), ("a", "b")]
-    tokens = [*ALPHABET[:200], "abc", "<e>"]
-    path = write_vocabulary(
-        tmp_path / "cut.gguf", "gpt2", tokens, [NORMAL] * 201 + [CONTROL], merges=merges, pre="gpt-2", bos_token_id=201, eos_token_id=201
-    )
+    merges = [("a", "b"), ("ab", "c"), ("Ġ", "a"), ("Ġa", "c"), ("a", "b")]
+    # The bytes of "é" are no tokens: what stands around it must not become neighbours.
+    tokens = [*(character for character in ALPHABET[:200] if character not in "Ã©"), "abc", "<e>"]
+    last = len(tokens) - 1
+    types = [NORMAL] * last + [CONTROL]
+    path = write_vocabulary(tmp_path / "cut.gguf", "gpt2", tokens, types, merges=merges, pre="gpt-2", bos_token_id=last, eos_token_id=last)
     agree(path, [*mixtures("abc é漢\x00", 200), "".join(map(chr, range(256)))])
     agree(path, list(BYTES))
 
@@ -157,8 +157,8 @@ def test_kinds_of_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_ends_known_by_their_text(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    roles = [chance.choice(texts) for texts in vocabulary_module._FILL_IN.values()]
-    many = [*vocabulary_module._END_OF_GENERATION, *vocabulary_module._ALWAYS_SHOWN]
+    roles = [chance.choice(texts) for texts in endings._FILL_IN.values()]
+    many = [*endings._END_OF_GENERATION, *endings._ALWAYS_SHOWN]
     # llama.cpp takes any one of several texts for a role, in no stated order, so each role gets one here.
     found = dict.fromkeys([*chance.sample(many, chance.randint(1, 12)), *chance.sample(roles, 3)])
     found = {text: chance.choice([NORMAL, CONTROL, USER_DEFINED]) for text in found}
@@ -169,6 +169,31 @@ def test_ends_known_by_their_text(tmp_path: Path, seed: int) -> None:
         keys |= {"eot_token_id": 256, "eom_token_id": 257, "fim_pad_token_id": 60}
     path = write_vocabulary(tmp_path / "ends.gguf", "gpt2", tokens, types, merges=NO_MERGES, **keys)
     agree(path, mixtures([*found, " ", "a"], 40, 6, seed))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("<|return|>", "<|call|>", "<|end|>"),
+        ("<|calls|>", "<|flush|>", "<|end|>"),
+        ("<|return|>", "<|end|>"),
+        ("<|call|>", "<|end|>"),
+        ("<|tool_response>", "</s>"),
+    ],
+)
+def test_ends_that_depend_on_each_other(tmp_path: Path, texts: tuple[str, ...]) -> None:
+    types = [NORMAL] * 256 + [CONTROL] * (1 + len(texts))
+    path = write_vocabulary(
+        tmp_path / "ends.gguf",
+        "gpt2",
+        [*ALPHABET, "<bos>", *texts],
+        types,
+        merges=NO_MERGES,
+        pre="gpt-2",
+        bos_token_id=256,
+        eos_token_id=256,
+    )
+    agree(path, ["".join(texts)])
 
 
 @pytest.mark.parametrize("keys", [{"bos_token_id": 1000, "eos_token_id": 70_000}, {}])
