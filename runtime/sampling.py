@@ -143,9 +143,12 @@ class Sampler:
         tokens = top_tokens(adjusted, params.top_k) if params.top_k else np.arange(adjusted.size)
         kept = adjusted[tokens]
         weights = np.exp(kept - kept.max())  # relative to the most likely token, so that min_p compares with them as they are
-        tokens, weights = _nucleus(tokens, weights, params.top_p)
-        likely = weights >= params.min_p
-        tokens, weights = tokens[likely], weights[likely].astype(np.float64) ** (1.0 / params.temperature)
+        wanted = params.top_p * float(weights.sum(dtype=np.float64))
+        likely = weights >= params.min_p  # before top-p: both keep the first tokens of one ranking, and few are left to rank
+        tokens, weights = tokens[likely], weights[likely]
+        if params.top_p < 1.0:
+            tokens, weights = _nucleus(tokens, weights, wanted)
+        weights = weights.astype(np.float64) ** (1.0 / params.temperature)
         sums = weights.cumsum()
         drawn = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
         return int(tokens[min(drawn, tokens.size - 1)])
@@ -181,11 +184,8 @@ def top_tokens(logits: Logits, k: int) -> NDArray[np.int64]:
     return best[np.lexsort((best, -logits[best]))]
 
 
-def _nucleus(tokens: NDArray[np.int64], weights: NDArray[np.float32], p: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The fewest most likely tokens that carry the share p of all weight (Holtzman et al. 2019)."""
-    if p == 1.0:
-        return tokens, weights
-    wanted = p * float(weights.sum(dtype=np.float64))
+def _nucleus(tokens: NDArray[np.int64], weights: NDArray[np.float32], wanted: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The fewest most likely tokens whose weights add up to `wanted`, or all of them (Holtzman et al. 2019)."""
     k = _FIRST_NUCLEUS
     while True:
         ranked = top_tokens(weights, k)

@@ -79,6 +79,12 @@ def test_min_p_is_relative_to_the_best() -> None:
     assert set(np.flatnonzero(shares)) == {0, 1}
 
 
+def test_top_p_counts_what_min_p_drops() -> None:
+    # of all weight the first two carry 0.7, so p = 0.65 keeps both; of what min-p leaves (0.7) the first would do for 0.65 * 0.7 = 0.455
+    shares = drawn(SamplingParams(seed=6, **{**OPEN, "top_p": 0.65, "min_p": 0.3}), logits_of(0.5, 0.2, 0.1, 0.1, 0.1), 500)
+    assert set(np.flatnonzero(shares)) == {0, 1}
+
+
 def test_repeat_penalty_divides_positive_and_multiplies_negative_logits() -> None:
     params = SamplingParams(temperature=0, repeat_penalty=2.0)
     assert Sampler(params).sample(np.array([3.0, 2.0], np.float32), [0]) == 1
