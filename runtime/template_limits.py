@@ -151,7 +151,11 @@ class _Instrument(NodeTransformer):
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        return _filter(node, "_admit") if isinstance(node.arg, nodes.Slice) else node
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        # Python warns where a literal that has no parts is cut.
+        node.node = _filter(node.node, "_step")
+        return _filter(node, "_admit")
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)

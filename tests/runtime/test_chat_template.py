@@ -422,6 +422,7 @@ def test_malformed(source: str, message: str) -> None:
         ("{{ messages[0].content() }}", "not callable"),
         ("{{ none.x.y }}", "has no attribute 'x'"),
         ("{% for x in 5 %}{% endfor %}", "not iterable"),
+        ("{{ 5[1:] }}", "not subscriptable"),
         ("{{ missing|tojson }}", "not JSON serializable"),
         ("{{ lipsum() }}", "'lipsum' is undefined"),
         ("{{ 'a'.format }}{{ '{1}'.format(0) }}", "out of range"),
