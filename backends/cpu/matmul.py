@@ -15,7 +15,6 @@ from edgelm.backends.cpu.codes import READERS, GroupReader, inline
 from edgelm.backends.cpu.records import EMBED, JOB, MATMUL, OP
 from edgelm.backends.cpu.rows import share_rows
 from edgelm.backends.cpu.simd import (
-    add,
     fma,
     lane,
     load_bf16,
@@ -56,10 +55,12 @@ def floats_at(n):
     return (n + 31) // 32 * 44
 
 
-def _make_matmul(row: Any, tile: Any, run_bytes: Any) -> Any:
+def _make_matmul(pair: Any, tile: Any, run_bytes: Any) -> Any:
     """The loop over runs of eight rows and tiles of tokens, around the kernels for one token and for TOKENS tokens.
 
-    row(w, n, act, y, start) and tile(w, n, act, act_stride, y, y_stride, start) compute the eight outputs of a run;
+    pair(w, step, n, act, y, y_step, start0, start1) computes the outputs of two runs, `step` bytes apart, for one token: two streams
+    through memory keep a core's prefetchers busier than one, and share the loads of activations.
+    tile(w, n, act, act_stride, y, y_stride, start) computes the outputs of one run for TOKENS tokens.
     run_bytes(n) is the size of a run of n columns.
     """
 
@@ -72,8 +73,11 @@ def _make_matmul(row: Any, tile: Any, run_bytes: Any) -> Any:
         first, last = n_runs * tid // nt, n_runs * (tid + 1) // nt
         step = run_bytes(n)
         if n_rows == 1:
-            for run in range(first, last):
-                row(weights + run * step, n, act + tid * stride, out + 32 * run, _start(bias, run))
+            half = (last - first + 1) // 2
+            for run in range(first, first + half):
+                apart = half if run + half < last else 0  # an odd last run is computed twice
+                w, y = weights + run * step, out + 32 * run
+                pair(w, apart * step, n, act + tid * stride, y, 32 * apart, _start(bias, run), _start(bias, run + apart))
             return 0
         # as many tokens at a time as keep their activations in the second-level cache
         chunk = max(TOKENS, _L2_BYTES // n // TOKENS * TOKENS)
@@ -104,17 +108,21 @@ def make_matmul_int8(format_name: str) -> Any:
     header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
 
     @inline
-    def row(w, n, x, y, acc):
+    def pair(w, step, n, x, y, y_step, acc0, acc1):
         g, n8, n4 = x + n, n // 8, n // 4
         for _block in range(n // (32 * n_groups)):
-            d, dmin = header(w)
+            d0, dmin0 = header(w)
+            d1, dmin1 = header(w + step)
             w += header_bytes
             for _group in range(n_groups):
-                acc = accumulate(acc, codes(w), scales(d, dmin, w), x, read_f32(g), read_f32(g + n8), read_f32(g + n4))
+                v = w + step
+                acc0 = accumulate(acc0, codes(w), scales(d0, dmin0, w), x, read_f32(g), read_f32(g + n8), read_f32(g + n4))
+                acc1 = accumulate(acc1, codes(v), scales(d1, dmin1, v), x, read_f32(g), read_f32(g + n8), read_f32(g + n4))
                 w += group_bytes
                 x += 32
                 g += 4
-        store_f32(y, acc)
+        store_f32(y, acc0)
+        store_f32(y + y_step, acc1)
 
     @inline
     def tile(w, n, x, stride, y, y_stride, start):
@@ -139,7 +147,7 @@ def make_matmul_int8(format_name: str) -> Any:
         store_f32(y + 2 * y_stride, acc2)
         store_f32(y + 3 * y_stride, acc3)
 
-    return _make_matmul(row, tile, _make_run_bytes(reader))
+    return _make_matmul(pair, tile, _make_run_bytes(reader))
 
 
 def _make_weights(reader: GroupReader) -> Any:
@@ -192,23 +200,24 @@ def make_matmul_f32(format_name: str) -> Any:
         store_f32(y + 3 * y_stride, acc3)
 
     @inline
-    def row(w, n, act, y, start):
-        acc0, acc1 = start, zero()
+    def pair(w, step, n, act, y, y_step, acc0, acc1):
         x = act + floats_at(n)
         for _block in range(n // (32 * n_groups)):
-            d, dmin = header(w)
+            d0, dmin0 = header(w)
+            d1, dmin1 = header(w + step)
             w += header_bytes
             for _group in range(n_groups):
-                c, s = codes(w), scales(d, dmin, w)
-                for k in range(4):
-                    acc0 = four(acc0, weights(c[k], s[0], s[1]), x)
-                    acc1 = four(acc1, weights(c[k + 4], s[2], s[3]), x + 64)
+                c0, s0 = codes(w), scales(d0, dmin0, w)
+                c1, s1 = codes(w + step), scales(d1, dmin1, w + step)
+                for k in range(8):
+                    acc0 = four(acc0, weights(c0[k], s0[0], s0[1]) if k < 4 else weights(c0[k], s0[2], s0[3]), x)
+                    acc1 = four(acc1, weights(c1[k], s1[0], s1[1]) if k < 4 else weights(c1[k], s1[2], s1[3]), x)
                     x += 16
                 w += group_bytes
-                x += 64
-        store_f32(y, add(acc0, acc1))
+        store_f32(y, acc0)
+        store_f32(y + y_step, acc1)
 
-    return _make_matmul(row, tile, _make_run_bytes(reader))
+    return _make_matmul(pair, tile, _make_run_bytes(reader))
 
 
 def make_matmul_float(format_name: str) -> Any:
@@ -220,15 +229,16 @@ def make_matmul_float(format_name: str) -> Any:
         return n * 8 * width
 
     @inline
-    def row(w, n, act, y, start):
-        acc0, acc1 = start, zero()
+    def pair(w, step, n, act, y, y_step, acc0, acc1):
         x = act + floats_at(n)
-        for c in range(0, n - 1, 2):
-            acc0 = fma(load(w + 8 * width * c), splat(read_f32(x + 4 * c)), acc0)
-            acc1 = fma(load(w + 8 * width * (c + 1)), splat(read_f32(x + 4 * c + 4)), acc1)
-        if n % 2 == 1:
-            acc0 = fma(load(w + 8 * width * (n - 1)), splat(read_f32(x + 4 * n - 4)), acc0)
-        store_f32(y, add(acc0, acc1))
+        for _c in range(n):
+            v = splat(read_f32(x))
+            acc0 = fma(load(w), v, acc0)
+            acc1 = fma(load(w + step), v, acc1)
+            w += 8 * width
+            x += 4
+        store_f32(y, acc0)
+        store_f32(y + y_step, acc1)
 
     @inline
     def tile(w, n, act, stride, y, y_stride, start):
@@ -247,7 +257,7 @@ def make_matmul_float(format_name: str) -> Any:
         store_f32(y + 2 * y_stride, acc2)
         store_f32(y + 3 * y_stride, acc3)
 
-    return _make_matmul(row, tile, run_bytes)
+    return _make_matmul(pair, tile, run_bytes)
 
 
 def _make_embed(copy_row: Any, run_bytes: Any) -> Any:
