@@ -15,6 +15,7 @@ from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.pack_rows import pack, packed_bytes, padded_rows
 
 _ALIGNMENT = 64
+_PIECE_BYTES = 1 << 24  # of the file, packed before its pages are let go
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,15 @@ class PackedWeights:
 def weight_bytes(tensors: ModelTensors) -> int:
     """Memory that the packed weights will take, in bytes."""
     arena = _Arena(None)
-    _pack_all(tensors, arena, (), lambda: None)
+    _pack_all(tensors, arena, ())
     return arena.used
 
 
 def pack_weights(tensors: ModelTensors, config: ModelConfig, file: ModelFile) -> PackedWeights:
     """Rearrange every tensor; the file's pages are let go as they have been read."""
-    arena = _Arena(weight_bytes(tensors))
+    arena = _Arena(weight_bytes(tensors), file.drop_pages)
     order = _half_order(config.head_dim, config.rope.n_dims) if config.row.rope == "adjacent" else ()
-    return _pack_all(tensors, arena, order, file.drop_pages)
+    return _pack_all(tensors, arena, order)
 
 
 def _half_order(head_dim: int, n_dims: int) -> tuple[int, ...]:
@@ -98,9 +99,10 @@ def _half_order(head_dim: int, n_dims: int) -> tuple[int, ...]:
 
 
 class _Arena:
-    """Memory handed out piece by piece; without a size, it only counts."""
+    """Memory handed out piece by piece; without a size, it only counts. `let_go` is called after every piece that was read."""
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self, size: int | None, let_go: Callable[[], None] = lambda: None) -> None:
+        self._let_go = let_go
         self.used = 0
         self.memory = np.empty(0, np.uint8)
         self.base = 0
@@ -137,16 +139,20 @@ class _Arena:
         n_out, n_in = weight.shape
 
         def fill(target: NDArray[np.uint8]) -> None:
-            data = weight.data
-            if rows is not None:
-                data = data.reshape(n_out, -1)[rows].reshape(-1)
-            pack(weight.format, data, n_out, n_in, target)
+            data = weight.data.reshape(n_out, -1)
+            piece = max(_PIECE_BYTES // data.shape[1] // 8, 1) * 8
+            for start in range(0, n_out, piece):
+                part = data[start : start + piece] if rows is None else data[rows[start : start + piece]]
+                begin = packed_bytes(weight.format, start, n_in)
+                end = begin + packed_bytes(weight.format, len(part), n_in)
+                pack(weight.format, part.reshape(-1), len(part), n_in, target[begin:end])
+                self._let_go()
 
         address = self.place(packed_bytes(weight.format, n_out, n_in), fill)
         return Matrix(weight.format.name, n_out, n_in, address, self.floats(linear.bias, rows))
 
 
-def _pack_all(tensors: ModelTensors, arena: _Arena, order: tuple[int, ...], done: Callable[[], None]) -> PackedWeights:
+def _pack_all(tensors: ModelTensors, arena: _Arena, order: tuple[int, ...]) -> PackedWeights:
     def by_head(linear: Linear) -> NDArray[np.intp] | None:
         if not order:
             return None
@@ -154,7 +160,6 @@ def _pack_all(tensors: ModelTensors, arena: _Arena, order: tuple[int, ...], done
         return rows.reshape(-1)
 
     embedding = arena.matrix(Linear(tensors.embedding))
-    done()
     embedding_end = arena.used
     layers = []
     for t in tensors.layers:
@@ -175,13 +180,11 @@ def _pack_all(tensors: ModelTensors, arena: _Arena, order: tuple[int, ...], done
                 post_ffn_norm=arena.floats(t.post_ffn_norm),
             )
         )
-        done()
     output_norm = arena.floats(tensors.output_norm)
     tied = tensors.output.weight is tensors.embedding
     if tied:
         output = Matrix(embedding.format, embedding.n_out, embedding.n_in, embedding.address, arena.floats(tensors.output.bias))
     else:
         output = arena.matrix(tensors.output)
-    done()
     per_token = arena.used - (0 if tied else embedding_end)
     return PackedWeights(embedding, tuple(layers), output_norm, output, arena.used, per_token, arena.memory)
