@@ -19,7 +19,10 @@ from edgelm.runtime.sampling import Sampler, SamplingParams, log_softmax, top_to
 from edgelm.runtime.text_stream import TextStream
 
 PREFILL_TOKENS = 512
-"""Tokens per call while a prompt is read: a cancelled request stops at the next multiple."""
+"""Tokens per call at most while a text is read."""
+PIECE_S = 0.25
+"""Seconds that a call should take while a prompt is read: a cancelled request stops after the call."""
+_FIRST_PIECE = 32
 
 _sequences = count()
 
@@ -45,16 +48,21 @@ def open_sequence(backend: Backend) -> Iterator[int]:
 
 
 def feed(backend: Backend, sequence: int, tokens: NDArray[np.int32], cancelled: Event) -> NDArray[np.float32] | None:
-    """Append tokens to the sequence piece by piece; the last one's logits float32 [n_vocab], or None when cancelled."""
-    *most, last = (tokens[start : start + PREFILL_TOKENS] for start in range(0, len(tokens), PREFILL_TOKENS))
-    for piece in most:
-        if cancelled.is_set():
-            return None
+    """Append tokens to the sequence; the last one's logits float32 [n_vocab], or None when cancelled.
+
+    A long prompt goes in pieces of what the engine does in PIECE_S, so that a cancelled request stops soon on a slow machine too.
+    """
+    start, size = 0, _FIRST_PIECE
+    while not cancelled.is_set():
+        piece = tokens[start : start + size]
+        start += len(piece)
+        if start == len(tokens):
+            logits: NDArray[np.float32] = backend.forward([Chunk(sequence, piece, Outputs.LAST)])[0]
+            return logits
+        begin = perf_counter()
         backend.forward([Chunk(sequence, piece, Outputs.NONE)])
-    if cancelled.is_set():
-        return None
-    logits: NDArray[np.float32] = backend.forward([Chunk(sequence, last, Outputs.LAST)])[0]
-    return logits
+        size = int(min(max(_FIRST_PIECE, len(piece) * PIECE_S / (perf_counter() - begin)), PREFILL_TOKENS))
+    return None
 
 
 class Generation:
