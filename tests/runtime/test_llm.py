@@ -126,7 +126,7 @@ def test_long_prompts_are_read_in_pieces(make_llm: MakeLLM) -> None:
 
 
 def test_a_slow_backend_reads_long_prompts_in_small_pieces(make_llm: MakeLLM) -> None:
-    def slowly(history: Sequence[int]) -> NDArray[np.float32]:
+    def slowly(_history: Sequence[int]) -> NDArray[np.float32]:
         return np.zeros(258, np.float32)
 
     llm, backend = make_llm(slowly, n_ctx=2000)
