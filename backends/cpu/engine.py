@@ -6,18 +6,20 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.backends.base import Batch, Chunk, ModelInfo, Outputs
 from edgelm.backends.config import ModelConfig, read_config
+from edgelm.backends.cpu.crew import CrewSize
 from edgelm.backends.cpu.forward import ForwardPass, activation_floats, kernel_names, kv_type
 from edgelm.backends.cpu.kernel_cache import KernelCache
 from edgelm.backends.cpu.kv_cache import KVCache, Sequence
 from edgelm.backends.cpu.packed_weights import pack_weights, weight_bytes
 from edgelm.backends.cpu.records import JOB, JOB_SLOTS, PAGE, TILE_ROWS
-from edgelm.backends.cpu.team import ThreadTeam
+from edgelm.backends.cpu.team import TEAM_KERNELS, ThreadTeam
 from edgelm.backends.cpu.topology import choose_threads
 from edgelm.backends.memory import require_memory
 from edgelm.backends.rope import rope_tables
@@ -78,7 +80,7 @@ class CPUBackend:
         require_memory(weight_bytes(tensors) + n_ctx * kv_bytes, f"{file.path.name} with a context of {n_ctx} tokens")
         weights = pack_weights(tensors, config, file)
         kernels = KernelCache(kernel_folder(cache_folder), progress=progress)
-        kernels.load(kernel_names(config, weights, precision) | {"run", "serve"})
+        kernels.load({*kernel_names(config, weights, precision), *TEAM_KERNELS})
         self._tables = _rotary_tables(config, tensors, n_ctx)
         addresses = tuple(0 if table is None else table.ctypes.data for table in self._tables)
         file.close()
@@ -88,6 +90,7 @@ class CPUBackend:
         self._n_batch = n_batch
         self._tile_tokens = max(1, TILE_ROWS // (config.n_heads // config.n_kv_heads))
         self._team = ThreadTeam(n_threads, kernels)
+        self._crew = CrewSize(n_threads)
         self._cache = KVCache(PAGE * kv_bytes, n_ctx)
         self._lock = threading.Lock()
         self._closed = False
@@ -217,6 +220,7 @@ class CPUBackend:
             np.int64,
         )
         n_tokens, n_outputs = len(tokens), len(output_rows)
+        crew = self._crew.size if n_tokens == 1 else self._team.n_threads
         job = np.zeros(JOB_SLOTS, np.int64)
         values = {
             JOB.n_tokens: n_tokens,
@@ -226,14 +230,17 @@ class CPUBackend:
             JOB.pages: pages.ctypes.data,
             JOB.tiles: tiles.ctypes.data,
             JOB.n_tiles: len(tiles),
-            JOB.n_splits: self._team.n_threads if n_tokens == 1 else 1,
+            JOB.n_splits: crew if n_tokens == 1 else 1,
             JOB.output_rows: output_rows.ctypes.data,
             JOB.logits: logits.ctypes.data if logits is not None else 0,
             JOB.logits_stride: logits.strides[0] if logits is not None else 0,
         }
         for offset, value in values.items():
             job[offset // 8] = value
-        self._team.run(self._tape.operations, n_ops if n_outputs else self._tape.n_layers_end, job)
+        begin = perf_counter()
+        n_late = self._team.run(self._tape.operations, n_ops if n_outputs else self._tape.n_layers_end, job, crew)
+        if n_tokens == 1:
+            self._crew.note(perf_counter() - begin, n_late)
         for run in runs:
             run.sequence.length = run.position + len(run.tokens)
         return n_outputs

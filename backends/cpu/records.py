@@ -46,9 +46,11 @@ output_rows: int32 [n_outputs], tokens that give logits. logits, logits_stride: 
 """
 JOB_SLOTS = len(JOB)
 
-TEAM = _offsets("Team", "arrived phase generation tape n_ops job")._make((0, 64, 128, 192, 200, 208))
-"""What the threads share: barrier count and phase, number of jobs begun, and the job; each hot word on a cache line of its own."""
-TEAM_SLOTS = 27
+TEAM = _offsets("Team", "arrived phase call late tape n_ops job")._make((0, 64, 128, 192, 256, 264, 272))
+"""What the threads share, hot words on cache lines of their own: arrivals at the barrier and its phase; the call to the present job,
+which is CREW times the number of jobs so far plus the number of threads that take part; late arrivals so far; the job."""
+TEAM_SLOTS = 35
+CREW = 4096
 
 PAGE = 64
 """Positions in one page of the KV cache."""

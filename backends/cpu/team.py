@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.backends.cpu.kernel_cache import Kernel, KernelCache
-from edgelm.backends.cpu.records import TEAM, TEAM_SLOTS
+from edgelm.backends.cpu.records import CREW, TEAM, TEAM_SLOTS
 
-# How long an idle thread spins for the next job before it sleeps, in thousands of spins: some milliseconds, longer than
-# sampling a token takes.
-_PATIENCE = 100
+# How many times an idle thread looks for the next job before it sleeps: some milliseconds, longer than sampling a token takes.
+_PATIENCE = 100_000
+_CALL, _LATE = TEAM.call // 8, TEAM.late // 8
+TEAM_KERNELS = ("announce", "run", "serve")
 
 
 @dataclass
@@ -34,28 +35,32 @@ class ThreadTeam:
     """
 
     def __init__(self, n_threads: int, kernels: KernelCache) -> None:
-        kernels.load(["run", "serve"])
+        kernels.load(TEAM_KERNELS)
         self.n_threads = n_threads
-        self._run = kernels.function("run")
+        self._announce, self._run, serve = (kernels.function(name) for name in TEAM_KERNELS)
         self._shared = _Shared(np.zeros(TEAM_SLOTS, np.int64), threading.Condition())
-        serve = kernels.function("serve")
         self._threads = [
-            threading.Thread(target=_member, args=(self._shared, serve, number, n_threads), name=f"edgelm-{number}", daemon=True)
+            threading.Thread(target=_member, args=(self._shared, serve, number), name=f"edgelm-{number}", daemon=True)
             for number in range(1, n_threads)
         ]
         for thread in self._threads:
             thread.start()
         self._finalizer = weakref.finalize(self, _dismiss, self._shared)
 
-    def run(self, tape: NDArray[np.int64], n_ops: int, job: NDArray[np.int64]) -> None:
-        """Run the first n_ops operations of the tape, int64 [n, SLOTS], on all threads; returns when all are done."""
+    def run(self, tape: NDArray[np.int64], n_ops: int, job: NDArray[np.int64], crew: int) -> int:
+        """Run the first n_ops operations of the tape, int64 [n, SLOTS], on `crew` threads; returns when all are done.
+
+        The result is how many arrivals at barriers were so late that others gave up their core meanwhile.
+        """
         record = self._shared.record
+        late = int(record[_LATE])
         record[TEAM.tape // 8], record[TEAM.n_ops // 8], record[TEAM.job // 8] = tape.ctypes.data, n_ops, job.ctypes.data
-        if self._threads:
+        if crew > 1:
             with self._shared.wake:
-                record[TEAM.generation // 8] += 1
+                self._announce(record.ctypes.data, (int(record[_CALL]) // CREW + 1) * CREW + crew, 0, 0)
                 self._shared.wake.notify_all()
-        self._run(record.ctypes.data, 0, 0, self.n_threads)
+        self._run(record.ctypes.data, 0, 0, crew)
+        return int(record[_LATE]) - late
 
     def close(self) -> None:
         """End the threads and wait for them."""
@@ -64,13 +69,13 @@ class ThreadTeam:
             thread.join()
 
 
-def _member(shared: _Shared, serve: Kernel, number: int, n_threads: int) -> None:
-    """Life of one thread: serve jobs, sleep when there are none, end when the team is dismissed."""
-    address, generation, seen = shared.record.ctypes.data, TEAM.generation // 8, 0
+def _member(shared: _Shared, serve: Kernel, number: int) -> None:
+    """Life of one thread: take part in jobs, sleep when there are none for it, end when the team is dismissed."""
+    record, seen = shared.record, 0
     while True:
-        seen = serve(address, seen, number, n_threads | _PATIENCE << 40)
+        seen = serve(record.ctypes.data, seen, number, _PATIENCE)
         with shared.wake:
-            shared.wake.wait_for(lambda: shared.closing or shared.record[generation] > seen)  # noqa: B023
+            shared.wake.wait_for(lambda: shared.closing or (record[_CALL] != seen and number < record[_CALL] % CREW))  # noqa: B023
             if shared.closing:
                 return
 

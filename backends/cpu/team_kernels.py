@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgelm.backends.cpu.codes import inline
-from edgelm.backends.cpu.records import ALWAYS, IF_MANY, OP, OP_BYTES, TEAM
+from edgelm.backends.cpu.records import ALWAYS, CREW, IF_MANY, OP, OP_BYTES, TEAM
 from edgelm.backends.cpu.simd import atomic_add, atomic_load, atomic_store, call_kernel, pause, read_i64, yield_core
 
 # Spinning longer than this means that a partner is not running: give the core away instead. Some 50 microseconds.
@@ -24,6 +24,8 @@ def _meet(team, nt):
         if spins < _SPINS:
             pause()
         else:
+            if spins == _SPINS:
+                atomic_add(team + TEAM.late, 1)
             yield_core()
 
 
@@ -40,26 +42,30 @@ def _run(team, tid, nt):
         _meet(team, nt)
 
 
+def announce(team, call, _tid, _nt):
+    """Let every thread see the job that was written into the record."""
+    atomic_store(team + TEAM.call, call)
+    return 0
+
+
 def run(team, _unused, tid, nt):
     """Thread 0's part of a job that has been announced."""
     _run(team, tid, nt)
     return 0
 
 
-def serve(team, seen, tid, nt):
-    """Run jobs as they are announced. Returns the number of jobs seen so far once none has come for a while.
-
-    The lowest 40 bits of nt are the number of threads, the others how long to wait, in thousands of spins.
-    """
-    patience = (nt >> 40) * 1000
-    nt &= (1 << 40) - 1
+def serve(team, seen, tid, patience):
+    """Take part in jobs as they are announced. Returns the last call that was seen, once one comes for others or none for a while."""
     spins = 0
     while spins < patience:
-        if atomic_load(team + TEAM.generation) > seen:
-            _run(team, tid, nt)
-            seen += 1
-            spins = 0
-        else:
+        call = atomic_load(team + TEAM.call)
+        if call == seen:
             pause()
             spins += 1
+        elif tid < call % CREW:
+            _run(team, tid, call % CREW)
+            seen = call
+            spins = 0
+        else:
+            return call
     return seen
