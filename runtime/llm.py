@@ -337,8 +337,11 @@ class LLM:
 
     def _array(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """The tokens as int32 [n], each of them in the vocabulary."""
-        array = np.asarray(token_ids)
         n_vocab = self.info.n_vocab
+        try:
+            array = np.asarray(token_ids)
+        except ValueError:  # lists of different lengths
+            array = np.empty((0, 0))
         if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= n_vocab)):
             raise InvalidRequestError(f"tokens must be whole numbers from 0 to {n_vocab - 1} (the vocabulary); got {token_ids!r:.60}")
         return array.astype(np.int32)

