@@ -53,7 +53,7 @@ def compare(
     console = Console()
     workload = Workload(_thread_counts(threads), prompt, generate, repeat, busy, precision)
     with console.status("starting") as status:
-        comparison = compare_engines(resolve_model(model), workload, status.update)
+        comparison = compare_engines(_gguf_file(model), workload, status.update)
     console.print(_comparison_table(comparison))
     _write_json(json_file, asdict(comparison))
 
@@ -88,7 +88,7 @@ def divergence(
     precisions = _precisions(precision)
     n_threads = threads or choose_threads().n_threads
     with console.status("starting") as status:
-        result = judge_model(resolve_model(model), _read_text(text), tokens, precisions, n_threads, status.update, judge)
+        result = judge_model(_gguf_file(model), _read_text(text), tokens, precisions, n_threads, status.update, judge)
     console.print(_judgement_table(result))
     _write_json(json_file, asdict(result))
 
@@ -100,6 +100,13 @@ def main() -> None:
     except EdgeLMError as error:
         Console(stderr=True).print(f"edgebench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _gguf_file(model: str) -> Path:
+    path = resolve_model(model)
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder, but llama.cpp reads GGUF files only; give the path of one")
+    return path
 
 
 def _thread_counts(text: str) -> tuple[int, ...]:

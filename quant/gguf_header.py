@@ -234,7 +234,10 @@ class _HeaderReader:
     def _read_version(self) -> int:
         magic = self._data[0:4]
         if magic != MAGIC:
-            raise ModelFileError(f"{self._path}: not a GGUF file (it starts with {magic!r}, not {MAGIC!r}); give the path of a .gguf file")
+            raise ModelFileError(
+                f"{self._path}: not a GGUF file (it starts with {magic!r}, not {MAGIC!r}); "
+                "give the path of a .gguf file or of a Hugging Face folder"
+            )
         self._at = 4
         version = self._u32("the version")
         if version in VERSIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -34,7 +35,10 @@ class JsonObject:
             ModelFileError: the file is missing, unreadable, too large, not JSON, or not an object.
         """
         try:
-            if path.stat().st_size > MAX_BYTES:
+            status = path.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe would be waited for; a folder fails below
+                raise ModelFileError(f"{path}: this is not a regular file; fetch the model again")
+            if status.st_size > MAX_BYTES:
                 raise ModelFileError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which is no sound file of this kind; fetch it again")
             values = json.loads(path.read_bytes())
         except FileNotFoundError:

@@ -103,6 +103,12 @@ def weights(class_name: str, dtype: str = "F32", seed: int = 0) -> dict[str, NDA
     return {name: rng.standard_normal(shape).astype(DTYPES[dtype]) for name, shape in shapes.items()}
 
 
+_AS_IT_STANDS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+
+
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
@@ -128,13 +134,17 @@ def write_folder(folder: Path, class_name: str, dtype: str = "F32", n_shards: in
         folder / "tokenizer.json",
         {
             "version": "1.0",
-            "added_tokens": [{"id": i, "content": text, "special": True} for i, text in enumerate(("<unk>", "<s>", "</s>"))],
+            "added_tokens": [
+                {"id": i, "content": text, "special": True, **_AS_IT_STANDS} for i, text in enumerate(("<unk>", "<s>", "</s>"))
+            ],
             "post_processor": {
                 "type": "TemplateProcessing",
                 "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
                 "pair": [],
-                "special_tokens": {},
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
             },
+            "pre_tokenizer": _BYTE_LEVEL,
+            "decoder": _BYTE_LEVEL,
             "model": {"type": "BPE", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, "merges": []},
         },
     )

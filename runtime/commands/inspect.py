@@ -99,9 +99,12 @@ def _window(config: ModelConfig) -> str:
 
 
 def _tokenizer_facts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from edgelm.quant.huggingface_tokenizer import TOKENIZER_JSON
     from edgelm.runtime.tokenizer import Tokenizer
 
     kind = f"{metadata.get('tokenizer.ggml.model', 'not said')}, pre-tokenizer {metadata.get('tokenizer.ggml.pre', 'not said')}"
+    if TOKENIZER_JSON in metadata:
+        kind = "tokenizer.json of the folder"
     try:
         tokenizer = Tokenizer.from_metadata(metadata)
     except EdgeLMError as error:

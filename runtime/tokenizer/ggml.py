@@ -56,7 +56,10 @@ def ggml_tokenizer(metadata: Mapping[str, Any]) -> TokenizerParts:
     if model in ("gpt2", "gemma4"):
         return _byte_pair(metadata, "gemma4" if model == "gemma4" else metadata.get("tokenizer.ggml.pre", ""))
     if model is None:
-        raise ModelFileError("tokenizer.ggml.model is missing; the file has no tokenizer, use another file")
+        raise ModelFileError(
+            "tokenizer.ggml.model is missing (or tokenizer.json, in a folder): the model has no tokenizer; "
+            "fetch it whole, or use another one"
+        )
     raise UnsupportedModelError(
         f"tokenizer.ggml.model is {model!r:.60}; edgelm knows gpt2 (byte-pair encoding), llama (SentencePiece) and gemma4: "
         "use a model with one of these"

@@ -53,6 +53,7 @@ def test_divergence_prints_both_engines(tmp_path: Path, monkeypatch: pytest.Monk
         (("compare", "no/such/file.gguf"), "no/such/file.gguf"),
         (("compare", __file__, "--threads", "one"), "--threads is 'one'"),
         (("compare", __file__), "test_cli.py"),
+        (("compare", Path(__file__).parent), "is a folder"),
         (("shape", "gpt-5", "out.gguf"), "llama-2-7b"),
         (("divergence", "no-such-model", "--text", __file__), "no-such-model"),
         (("divergence", __file__, "--text", __file__, "--precision", "int4"), "--precision is 'int4'"),

@@ -83,6 +83,12 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
         JsonObject.read(tmp_path / "a.json")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        JsonObject.read(tmp_path / "config.json")
+
+
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
     with pytest.raises(ModelFileError, match="cannot be read"):

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from tiny_folders import write_folder
 
 from edgelm.runtime.commands.chat import chat
 from edgelm.runtime.commands.run import run
@@ -214,6 +215,16 @@ def test_inspect(smollm2_path: Path) -> None:
     ):
         assert fact in out
     assert edgelm("inspect", smollm2_path, "--template")[0].startswith("{% for message in messages %}")
+
+
+def test_inspect_and_run_of_a_hugging_face_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path, "Qwen3ForCausalLM", "BF16", n_shards=2)
+    out, _ = edgelm("inspect", tmp_path)
+    for fact in ("qwen3", "BF16", "tokenizer.json of the folder", "'</s>'", "25 characters"):
+        assert fact in out
+    assert json.loads(edgelm("run", tmp_path, "aaa", "--json", "--max-tokens", "2")[0])["n_prompt_tokens"] == 4
+    (tmp_path / "tokenizer.json").unlink()
+    assert "(or tokenizer.json, in a folder)" in edgelm("run", tmp_path, "aaa", code=1)[1]
 
 
 def test_models_and_pull_of_one_that_is_here(smollm2_path: Path) -> None:
