@@ -148,11 +148,6 @@ write_f16 = _instruction(types.void, types.intp, types.float32, name="write_f16"
 store_i8 = _instruction(types.void, types.intp, I32, name="store_i8", doc="Truncate 8 int32 to int8 and store them.")(
     lambda b, a: _store(b, a[0], b.trunc(a[1], _vec(_i8)))
 )
-prefetch = _instruction(types.void, types.intp, name="prefetch", doc="Ask for a cache line that will be read once.")(
-    lambda b, a: _call(
-        b, "llvm.prefetch.p0", ir.VoidType(), [b.inttoptr(a[0], _i8.as_pointer()), *(ir.Constant(_i32, c) for c in (0, 2, 1))]
-    )
-)
 
 # ---- float arithmetic
 zero = _instruction(F32, name="zero", doc="8 zeros.")(lambda _b, _a: _constant(F32.llvm, 0.0))
