@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgelm.backends.cpu.kernel_cache import Kernel, KernelCache
 from edgelm.backends.cpu.records import CREW, TEAM, TEAM_SLOTS
+from edgelm.errors import BackendUnavailableError
 
 # How many times an idle thread looks for the next job before it sleeps: some milliseconds, longer than sampling a token takes.
 _PATIENCE = 100_000
@@ -37,6 +39,7 @@ class ThreadTeam:
     def __init__(self, n_threads: int, kernels: KernelCache) -> None:
         kernels.load(TEAM_KERNELS)
         self.n_threads = n_threads
+        self._process = os.getpid()
         self._announce, self._run, serve = (kernels.function(name) for name in TEAM_KERNELS)
         self._shared = _Shared(np.zeros(TEAM_SLOTS, np.int64), threading.Condition())
         self._threads = [
@@ -51,7 +54,12 @@ class ThreadTeam:
         """Run the first n_ops operations of the tape, int64 [n, SLOTS], on `crew` threads; returns when all are done.
 
         The result is how many arrivals at barriers were so late that others gave up their core meanwhile.
+
+        Raises:
+            BackendUnavailableError: this process was forked from the one that made the team.
         """
+        if os.getpid() != self._process:  # threads do not survive a fork; waiting for them would last for ever
+            raise BackendUnavailableError("the model was opened before this process was forked off; open it anew in this process")
         record = self._shared.record
         late = int(record[_LATE])
         record[TEAM.tape // 8], record[TEAM.n_ops // 8], record[TEAM.job // 8] = tape.ctypes.data, n_ops, job.ctypes.data

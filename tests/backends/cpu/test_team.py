@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 from tiny_models import write_variant
 
 from edgelm.backends.base import Chunk
 from edgelm.backends.cpu.engine import CPUBackend
+from edgelm.errors import BackendUnavailableError
 from edgelm.quant.gguf_file import GGUFFile
 
 TOKEN = [Chunk(0, np.array([3], np.int32))]
@@ -83,3 +86,23 @@ def test_more_threads_than_free_cores_still_finish(tmp_path: Path) -> None:
         for hog in hogs:
             hog.kill()
             hog.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of newer Pythons, about threads; that is the point here
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_gets_an_error_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    backend = open_tiny(tmp_path / "model.gguf", 2)
+    backend.forward(TOKEN)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            backend.forward(TOKEN)
+        except BackendUnavailableError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert "forked" in answer.read()
+    os.waitpid(child, 0)
+    backend.close()
