@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import stat
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ClosedError, ModelFileError
+from edgelm.errors import ClosedError, InsufficientMemoryError, ModelFileError
 
 
 class MappedFile:
@@ -19,6 +20,7 @@ class MappedFile:
 
     Raises:
         ModelFileError: the file is missing, empty, not a regular file, or cannot be read.
+        InsufficientMemoryError: the process may not map that much.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,4 +73,8 @@ def _map(path: Path) -> mmap.mmap:
     except PermissionError:
         raise ModelFileError(f"{path}: no permission to read the file; change its mode or its owner") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise InsufficientMemoryError(
+                f"{path}: no room in this process's memory to map its {status.st_size / 1e6:,.0f} MB; raise the limit (`ulimit -v`)"
+            ) from error
         raise ModelFileError(f"{path}: the file cannot be mapped into memory ({error}); check the path") from error

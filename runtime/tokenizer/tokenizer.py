@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,6 @@ class Tokenizer:
         return self._vocabulary.is_special(self._checked(token))
 
     def _checked(self, token: int) -> int:
-        if not 0 <= token < self.n_vocab:
-            raise InvalidRequestError(f"token {token} is not in the vocabulary; tokens are 0 to {self.n_vocab - 1}")
+        if not isinstance(token, Integral) or not 0 <= token < self.n_vocab:
+            raise InvalidRequestError(f"token {token!r:.60} is not in the vocabulary; tokens are 0 to {self.n_vocab - 1}")
         return token

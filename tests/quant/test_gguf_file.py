@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "empty.gguf").touch()
     with pytest.raises(ModelFileError, match="the file is empty"):
         GGUFFile(tmp_path / "empty.gguf")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the address space reliably")
+def test_no_room_for_the_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "sparse.gguf"
+    with file.open("wb") as sink:
+        sink.truncate(8 << 30)
+    script = (
+        "import resource, sys; from pathlib import Path; from edgelm.quant.mapped_file import MappedFile\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); MappedFile(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, timeout=60, check=False)
+    assert "InsufficientMemoryError" in done.stderr.splitlines()[-1]
 
 
 def test_pipe(tmp_path: Path) -> None:

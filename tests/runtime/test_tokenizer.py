@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,8 +138,8 @@ def test_attributes_of_gemma3(gemma3: Tokenizer) -> None:
     assert gemma3.decode(gemma3.encode("\u1c89")[:1]) == "\ufffd"
 
 
-@pytest.mark.parametrize("token", [-1, 49152])
-def test_token_outside_the_vocabulary(smollm2: Tokenizer, token: int) -> None:
+@pytest.mark.parametrize("token", [-1, 49152, 1.5, "a"])
+def test_token_outside_the_vocabulary(smollm2: Tokenizer, token: Any) -> None:
     for call in (smollm2.token_bytes, smollm2.token_text, smollm2.is_special, lambda token: smollm2.decode([token])):
         with pytest.raises(InvalidRequestError, match="0 to 49151"):
             call(token)
