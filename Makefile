@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo "$$p" && break; done)
 PROMPT ?= Why is the sky blue?
 MODEL  ?= smollm2-135m
+# what the default model's authors advise; it is small, and invents more above
+TEMPERATURE ?= 0.2
 export EDGELM_PROMPT := $(value PROMPT)
 export EDGELM_MODEL := $(value MODEL)
 
@@ -17,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: run test lint types bench clean
 
 run: .venv/installed
-	@$(BIN)/edgelm run "$$EDGELM_MODEL" "$$EDGELM_PROMPT"
+	@$(BIN)/edgelm run "$$EDGELM_MODEL" "$$EDGELM_PROMPT" --temperature $(TEMPERATURE)
 
 test: .venv/installed-for-tests lint types
 	$(BIN)/pytest --durations=5
