@@ -54,6 +54,8 @@ def feed(backend: Backend, sequence: int, tokens: NDArray[np.int32], cancelled: 
     """
     start, size = 0, _FIRST_PIECE
     while not cancelled.is_set():
+        if start + size == len(tokens) - 1:
+            size -= 1  # engines may compute a single token in another order; a prompt's arithmetic must not hang on the clock
         piece = tokens[start : start + size]
         start += len(piece)
         if start == len(tokens):

@@ -51,8 +51,13 @@ def write_kernel(name: str, target: Target, folder: Path) -> None:
     """Compile a kernel and put it into its file at once: symbol, digest of the code, code."""
     symbol, code = compile_kernel(name, target)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        file.write(f"{symbol} {hashlib.sha256(code).hexdigest()}\n".encode() + code)
-    Path(file.name).replace(kernel_path(folder, name))
+        try:
+            file.write(f"{symbol} {hashlib.sha256(code).hexdigest()}\n".encode() + code)
+            file.flush()
+            Path(file.name).replace(kernel_path(folder, name))
+        except OSError:
+            Path(file.name).unlink()
+            raise
 
 
 def main(arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ from edgelm.backends.cpu.forward import ForwardPass, activation_floats, kernel_n
 from edgelm.backends.cpu.kernel_cache import KernelCache
 from edgelm.backends.cpu.kv_cache import KVCache, Sequence
 from edgelm.backends.cpu.packed_weights import pack_weights, weight_bytes
-from edgelm.backends.cpu.records import JOB, JOB_SLOTS, PAGE, TILE_ROWS
+from edgelm.backends.cpu.records import JOB, JOB_SLOTS, MAX_SPLITS, PAGE, TILE_ROWS
 from edgelm.backends.cpu.team import TEAM_KERNELS, ThreadTeam
 from edgelm.backends.cpu.topology import choose_threads
 from edgelm.backends.memory import require_memory
@@ -230,7 +230,7 @@ class CPUBackend:
             JOB.pages: pages.ctypes.data,
             JOB.tiles: tiles.ctypes.data,
             JOB.n_tiles: len(tiles),
-            JOB.n_splits: crew if n_tokens == 1 else 1,
+            JOB.n_splits: _n_splits(int(positions[0])) if n_tokens == 1 else 1,
             JOB.output_rows: output_rows.ctypes.data,
             JOB.logits: logits.ctypes.data if logits is not None else 0,
             JOB.logits_stride: logits.strides[0] if logits is not None else 0,
@@ -263,6 +263,14 @@ def _parts(runs: list[_Run], n_batch: int) -> Iterator[list[_Run]]:
                 part, room = [], n_batch
     if part:
         yield part
+
+
+def _n_splits(position: int) -> int:
+    """Parts into which attention divides the positions that one token sees.
+
+    It depends on the position alone: a number of threads that had a say would change the order of additions, and with it texts.
+    """
+    return min(MAX_SPLITS, position // PAGE * 2 + 1)
 
 
 def _check_head(config: ModelConfig) -> None:

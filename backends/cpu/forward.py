@@ -28,6 +28,7 @@ from edgelm.backends.cpu.records import (
     IF_MANY,
     JOB,
     MATMUL,
+    MAX_SPLITS,
     MERGE,
     NEVER,
     NORM,
@@ -118,8 +119,9 @@ class ForwardPass:
         self._act = Buffer(rows, activation_columns(wide))
         self._q = Buffer(rows, c.n_heads * c.head_dim)
         self._k, self._v = (Buffer(rows, c.n_kv_heads * c.head_dim) for _ in range(2))
-        self._mixed = Buffer(rows, c.n_heads * c.head_dim)
-        self._stats = Buffer(rows, 2 * c.n_heads)
+        parts = max(rows, MAX_SPLITS)
+        self._mixed = Buffer(parts, c.n_heads * c.head_dim)
+        self._stats = Buffer(parts, 2 * c.n_heads)
         self._gate, self._up = (Buffer(rows, c.n_ff) for _ in range(2))
         tile_rows = max(TILE_ROWS, c.n_heads // c.n_kv_heads)
         self._scores = Buffer(n_threads, tile_rows * (n_ctx + 32))

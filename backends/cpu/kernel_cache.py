@@ -159,10 +159,14 @@ class KernelCache:
 
     def _read(self, name: str) -> tuple[str, bytes] | None:
         """Symbol and code of a kernel on disk, or None where it is missing or damaged."""
-        path = kernel_path(self.folder, name)
-        if not path.exists():
+        try:
+            header, _, code = kernel_path(self.folder, name).read_bytes().partition(b"\n")
+        except FileNotFoundError:
             return None
-        header, _, code = path.read_bytes().partition(b"\n")
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"compiled kernels cannot be read from {self.folder}: {error.strerror}; make it readable"
+            ) from error
         symbol, _, digest = header.decode("ascii", "replace").partition(" ")
         return (symbol, code) if hashlib.sha256(code).hexdigest() == digest else None
 
@@ -178,7 +182,8 @@ class KernelCache:
             raise BackendUnavailableError(
                 f"compiled kernels cannot be kept in {self.folder}: {error.strerror}; make it writable"
             ) from error
-        command = [sys.executable, "-m", "edgelm.backends.cpu.compiler", self.target.isa, str(self.folder)]
+        # -P: nothing is imported from the folder that happens to be the current one
+        command = [sys.executable, "-P", "-m", "edgelm.backends.cpu.compiler", self.target.isa, str(self.folder)]
         reading, writing = os.pipe()
         with tempfile.TemporaryFile("w+") as errors:
             processes = [subprocess.Popen([*command, *names[i::n_processes]], stdout=writing, stderr=errors) for i in range(n_processes)]

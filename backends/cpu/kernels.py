@@ -14,7 +14,6 @@ KERNELS: Mapping[str, Any] = {
     "norm": norm,
     "quantize": quantize,
     "merge": merge,
-    "announce": team_kernels.announce,
     "run": team_kernels.run,
     "serve": team_kernels.serve,
 }

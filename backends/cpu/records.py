@@ -55,6 +55,9 @@ CREW = 4096
 PAGE = 64
 """Positions in one page of the KV cache."""
 
+MAX_SPLITS = 16
+"""Parts, at most, into which attention divides the positions that a single token sees."""
+
 TILE_ROWS = 16
 """Query rows (tokens times heads of a group) that attention works on at once, at most, when a tile has several tokens."""
 

@@ -17,7 +17,7 @@ from edgelm.errors import BackendUnavailableError
 # How many times an idle thread looks for the next job before it sleeps: some milliseconds, longer than sampling a token takes.
 _PATIENCE = 100_000
 _CALL, _LATE = TEAM.call // 8, TEAM.late // 8
-TEAM_KERNELS = ("announce", "run", "serve")
+TEAM_KERNELS = ("run", "serve")
 
 
 @dataclass
@@ -26,6 +26,7 @@ class _Shared:
 
     record: NDArray[np.int64]
     wake: threading.Condition
+    coming: int = 0  # the call that is about to be made, for those asleep
     closing: bool = False
 
 
@@ -40,7 +41,7 @@ class ThreadTeam:
         kernels.load(TEAM_KERNELS)
         self.n_threads = n_threads
         self._process = os.getpid()
-        self._announce, self._run, serve = (kernels.function(name) for name in TEAM_KERNELS)
+        self._run, serve = (kernels.function(name) for name in TEAM_KERNELS)
         self._shared = _Shared(np.zeros(TEAM_SLOTS, np.int64), threading.Condition())
         self._threads = [
             threading.Thread(target=_member, args=(self._shared, serve, number), name=f"edgelm-{number}", daemon=True)
@@ -63,12 +64,20 @@ class ThreadTeam:
         record = self._shared.record
         late = int(record[_LATE])
         record[TEAM.tape // 8], record[TEAM.n_ops // 8], record[TEAM.job // 8] = tape.ctypes.data, n_ops, job.ctypes.data
-        if crew > 1:
-            with self._shared.wake:
-                self._announce(record.ctypes.data, (int(record[_CALL]) // CREW + 1) * CREW + crew, 0, 0)
-                self._shared.wake.notify_all()
-        self._run(record.ctypes.data, 0, 0, crew)
+        call = (int(record[_CALL]) // CREW + 1) * CREW + crew
+        try:
+            if crew > 1:
+                self._wake_for(call)
+            self._run(record.ctypes.data, call, 0, crew)
+        except BaseException:  # an interrupt before the call was made
+            self._wake_for(int(record[_CALL]))
+            raise
         return int(record[_LATE]) - late
+
+    def _wake_for(self, call: int) -> None:
+        with self._shared.wake:
+            self._shared.coming = call
+            self._shared.wake.notify_all()
 
     def close(self) -> None:
         """End the threads and wait for them."""
@@ -79,11 +88,11 @@ class ThreadTeam:
 
 def _member(shared: _Shared, serve: Kernel, number: int) -> None:
     """Life of one thread: take part in jobs, sleep when there are none for it, end when the team is dismissed."""
-    record, seen = shared.record, 0
+    seen = 0
     while True:
-        seen = serve(record.ctypes.data, seen, number, _PATIENCE)
+        seen = serve(shared.record.ctypes.data, seen, number, _PATIENCE)
         with shared.wake:
-            shared.wake.wait_for(lambda: shared.closing or (record[_CALL] != seen and number < record[_CALL] % CREW))  # noqa: B023
+            shared.wake.wait_for(lambda: shared.closing or (shared.coming != seen and number < shared.coming % CREW))  # noqa: B023
             if shared.closing:
                 return
 

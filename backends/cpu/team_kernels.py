@@ -42,14 +42,9 @@ def _run(team, tid, nt):
         _meet(team, nt)
 
 
-def announce(team, call, _tid, _nt):
-    """Let every thread see the job that was written into the record."""
+def run(team, call, tid, nt):
+    """Call the others to the job that was written into the record, and do thread 0's part of it."""
     atomic_store(team + TEAM.call, call)
-    return 0
-
-
-def run(team, _unused, tid, nt):
-    """Thread 0's part of a job that has been announced."""
     _run(team, tid, nt)
     return 0
 

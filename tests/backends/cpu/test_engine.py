@@ -12,6 +12,7 @@ from tiny_folders import CLASSES, write_folder
 from tiny_models import FORMATS, VARIANTS, write_tiny, write_variant
 
 from edgelm.backends.base import Chunk, Outputs
+from edgelm.backends.cpu.crew import CrewSize
 from edgelm.backends.cpu.engine import CPUBackend
 from edgelm.backends.reference import ReferenceModel
 from edgelm.errors import ClosedError, ContextOverflowError, InvalidRequestError, UnsupportedModelError
@@ -80,6 +81,29 @@ def test_the_number_of_threads_changes_nothing_but_rounding(n_threads: int, llam
     backend = open_model(llama, n_threads=n_threads)
     assert relative_difference(all_logits(backend, TOKENS), wanted) < 1e-5
     assert relative_difference(one_by_one(backend, TOKENS, sequence=1), wanted) < 1e-5
+
+
+@pytest.mark.parametrize("variant", ["llama", "gemma3"])
+def test_logits_hang_neither_on_the_number_of_threads_nor_on_how_a_prompt_is_cut(variant: str, tmp_path: Path, open_model: Open) -> None:
+    path = write_variant(tmp_path / "model.gguf", variant, format="Q8_0")
+    wanted: list[NDArray[np.float32]] = []
+    for n_threads in (1, 2, 3):
+        backend = open_model(path, n_threads=n_threads, precision="int8")
+        for sequence, cuts in enumerate(((150,), (32, 64, 150), (50, 53, 100, 150))):
+            pieces = [TOKENS[start:stop] for start, stop in zip((0, *cuts), cuts, strict=False)]
+            prefill = np.concatenate([all_logits(backend, piece, sequence) for piece in pieces])
+            found = [prefill, one_by_one(backend, TOKENS[:100], sequence)]
+            wanted = wanted or found
+            for a, b in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_logits_do_not_hang_on_the_size_of_the_crew(llama: Path, open_model: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_model(llama, n_threads=3, precision="int8")
+    wanted = one_by_one(backend, TOKENS)
+    sizes = iter(np.resize([3, 1, 2], 2 * len(TOKENS)))
+    monkeypatch.setattr(CrewSize, "size", property(lambda _crew: int(next(sizes)), lambda _crew, _size: None), raising=False)
+    np.testing.assert_array_equal(one_by_one(backend, TOKENS, sequence=1), wanted)
 
 
 def test_int8_decode_equals_int8_prefill(tmp_path: Path, open_model: Open) -> None:
