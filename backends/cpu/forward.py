@@ -75,7 +75,6 @@ class Tape:
         operations: int64 [n, SLOTS].
         n_layers_end: operations up to the end of the last layer: enough for tokens without outputs.
         n_hidden_end: operations up to the final norm.
-        kernels: names of the kernels, in order of operations.
         buffers: what the operations write to.
         final: act rows that hold the final-norm hidden states.
     """
