@@ -30,8 +30,8 @@ _CLASSES = {
     "S": chr(CLASS_BYTES["S"]) + r"$+<->\^`|~",
 }
 # Letters that are not lower (upper) case ASCII. llama.cpp cannot tell the case of other letters.
-_UPPER = chr(CLASS_BYTES["L"]) + "A-Z"
-_LOWER = chr(CLASS_BYTES["L"]) + "a-z"
+UPPER = chr(CLASS_BYTES["L"]) + "A-Z"
+LOWER = chr(CLASS_BYTES["L"]) + "a-z"
 _HAN, _UNASSIGNED_HAN = "\xd6", "\xd7"
 _HAN_RANGES = (
     (0x3400, 0x4DBF),
@@ -100,9 +100,14 @@ class Match:
 
 @dataclass(frozen=True)
 class MatchAndCut(Match):
-    """Each match is cut at places counted from its (start, end); nothing is cut outside."""
+    """Each match is cut at places counted from its (start, end); nothing is cut outside.
+
+    Attributes:
+        boundary: a regex that matches nothing, at the same places.
+    """
 
     places: Callable[[int, int], Iterable[int]] = lambda start, end: (start, end)
+    boundary: str = ""
 
     def cuts(self, piece: str) -> Iterator[int]:
         for match in self._regex.finditer(piece):
@@ -160,7 +165,7 @@ def _cut_pieces(step: Step, view: str, ends: list[int]) -> Iterator[int]:
             yield end
 
 
-_SHORT = r"'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
+SHORT_FORMS = r"'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
 _SPACES = r"\s+(?!\S)|\s+"
 _LINES = rf"\s*[\r\n]+|{_SPACES}"
 _PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -169,7 +174,7 @@ _DIGIT = Match(r"\p{N}")
 _ONE_TO_THREE_DIGITS = Match(r"\p{N}{1,3}")
 
 
-def _words(digits: str, contractions: str = f"{_SHORT}|", punctuation: str = _PUNCTUATION) -> Match:
+def _words(digits: str, contractions: str = f"{SHORT_FORMS}|", punctuation: str = _PUNCTUATION) -> Match:
     r"""The pattern of tiktoken's cl100k_base, with `digits` for \p{N}{1,3}."""
     return Match(rf"{contractions}[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|{punctuation}|{_LINES}")
 
@@ -194,7 +199,7 @@ def _thousands(start: int, end: int) -> range:
 
 
 # As in llama.cpp, nothing is cut before a run of digits, so that its first group takes along the text before it.
-_GROUPED_DIGITS = MatchAndCut(r"\p{N}+", places=_thousands)
+_GROUPED_DIGITS = MatchAndCut(r"\p{N}+", places=_thousands, boundary=r"(?<=\p{N})(?=(?:\p{N}{3})*(?!\p{N}))")
 _KANA_AND_HAN = Match(r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+")
 _CJK = Match(r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+")
 # The cased letters of Unicode, as DeepSeek lists them.
@@ -216,7 +221,7 @@ _ASIAN_SCRIPTS = (
     r"[\u4e00-\u9fff\u3400-\u4dbf\u8c48-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff"
     r"\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
 )
-_UPPER_AND_MARKS, _LOWER_AND_MARKS = _UPPER + _CLASSES["M"], _LOWER + _CLASSES["M"]
+_UPPER_AND_MARKS, _LOWER_AND_MARKS = UPPER + _CLASSES["M"], LOWER + _CLASSES["M"]
 _ANY_LETTERS = r"\p{L}\p{M}"
 
 _TABLE = (
@@ -248,7 +253,7 @@ _TABLE = (
     ),
     PreTokenizer(
         ("qwen35",),
-        (Match(rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_LINES}"),),
+        (Match(rf"{SHORT_FORMS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_LINES}"),),
     ),
     PreTokenizer(("minicpm5",), (_ONE_TO_THREE_DIGITS, _words(r"\p{N}+")), ignore_merges=True),
     PreTokenizer(("ufakzeka",), (_words(r"\p{N}", contractions=""),)),
@@ -256,13 +261,13 @@ _TABLE = (
     PreTokenizer(("seed-coder",), (_words(r"\p{N}", punctuation=r" ?[^\s\p{L}\p{N}\r\n]+"),)),
     PreTokenizer(
         ("bailingmoe", "bailingmoe2", "llada-moe"),
-        (Match(rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_PUNCTUATION}|\s*[\r\n]|{_SPACES}"),),
+        (Match(rf"{SHORT_FORMS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_PUNCTUATION}|\s*[\r\n]|{_SPACES}"),),
     ),
     PreTokenizer(
         ("exaone-moe",),
         (
             Match(
-                rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+                rf"{SHORT_FORMS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
                 rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?|\s*[\r\n]|{_SPACES}"
             ),
         ),
@@ -271,27 +276,27 @@ _TABLE = (
         ("jais-2",),
         (
             Match(
-                rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION}|\s*[\r\n]+|"
+                rf"{SHORT_FORMS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION}|\s*[\r\n]+|"
                 + "|".join(rf"\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
                 + r"|\s"
             ),
         ),
     ),
-    PreTokenizer(("tekken",), (_cased_words(r"\p{N}", _UPPER, _LOWER, ""),), ignore_merges=True, add_bos=True),
+    PreTokenizer(("tekken",), (_cased_words(r"\p{N}", UPPER, LOWER, ""),), ignore_merges=True, add_bos=True),
     PreTokenizer(
         ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"),
-        (_cased_words(r"\p{N}{1,3}", _UPPER, _LOWER, f"(?:{_SHORT})?"),),
+        (_cased_words(r"\p{N}{1,3}", UPPER, LOWER, f"(?:{SHORT_FORMS})?"),),
     ),
     PreTokenizer(
         ("granite-embed-multi-97m",),
-        (_cased_words(r"\p{N}{1,3}", _UPPER_AND_MARKS, _LOWER_AND_MARKS, f"(?:{_SHORT})?"),),
+        (_cased_words(r"\p{N}{1,3}", _UPPER_AND_MARKS, _LOWER_AND_MARKS, f"(?:{SHORT_FORMS})?"),),
         ignore_merges=True,
     ),
     PreTokenizer(
         ("tiny_aya", "cohere2moe"),
         (
             _GROUPED_DIGITS,
-            _cased_words(r"\p{N}{1,3}", _ANY_LETTERS, _ANY_LETTERS, f"(?:{_SHORT})?"),
+            _cased_words(r"\p{N}{1,3}", _ANY_LETTERS, _ANY_LETTERS, f"(?:{SHORT_FORMS})?"),
         ),
     ),
     PreTokenizer(
@@ -301,7 +306,7 @@ _TABLE = (
                 r"[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
                 r"|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
             ),
-            _cased_words(r"\p{N}", _ANY_LETTERS, _ANY_LETTERS, f"(?:{_SHORT})?"),
+            _cased_words(r"\p{N}", _ANY_LETTERS, _ANY_LETTERS, f"(?:{SHORT_FORMS})?"),
         ),
         ignore_merges=True,
     ),
@@ -309,7 +314,7 @@ _TABLE = (
         ("kimi-k2",),
         (
             Match(
-                rf"[{_HAN}{_UNASSIGNED_HAN}]+|[^\r\n\p{{L}}\p{{N}}{_HAN}{_UNASSIGNED_HAN}]?\p{{L}}+(?:{_SHORT})?|\p{{N}}{{1,3}}"
+                rf"[{_HAN}{_UNASSIGNED_HAN}]+|[^\r\n\p{{L}}\p{{N}}{_HAN}{_UNASSIGNED_HAN}]?\p{{L}}+(?:{SHORT_FORMS})?|\p{{N}}{{1,3}}"
                 rf"| ?[^\s\p{{L}}\p{{N}}{_HAN}]+[\r\n]*|{_LINES}",
                 han=True,
             ),
@@ -350,7 +355,14 @@ _TABLE = (
     ),
     PreTokenizer(
         ("superbpe",),
-        (Match(r"\p{N}+"), MatchAndCut(r"\d+", places=lambda start, end: range(start + (end - start) % 3, end, 3))),
+        (
+            Match(r"\p{N}+"),
+            MatchAndCut(
+                r"\d+",
+                places=lambda start, end: range(start + (end - start) % 3, end, 3),
+                boundary=r"(?=(?:[0-9]{3})+(?![0-9]))",
+            ),
+        ),
     ),
     PreTokenizer(("gemma4", "granite-embed-multi-311m"), (Match(r"[^\n]+|\n+"),), add_bos=True, byte_level=False, whole_newlines=True),
     PreTokenizer(("sarvam-moe",), (Match(r"[^\n]+|\n+"),), byte_level=False),

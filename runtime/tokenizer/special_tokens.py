@@ -59,6 +59,9 @@ class SpecialTokens:
         for token in tokens:
             self._by_start[token.text[:2]].append(token)
 
+    def __iter__(self) -> Iterator[SpecialToken]:
+        return (token for group in self._by_start.values() for token in group)
+
     def split(self, text: bytes, parse_special: bool) -> list[bytes | int]:
         """The text in parts: tokens, and what lies between them."""
         parts: list[bytes | int] = [text] if text else []
