@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -40,6 +40,12 @@ class Chunk:
 
 Batch = Sequence[Chunk]
 
+DEFAULT_N_CTX = 4096
+"""Tokens of context where nobody asks for a number, if the model was trained for so many."""
+
+ABILITIES = frozenset({"share", "truncate", "hidden"})
+"""Methods of a Backend that an engine may lack: share and truncate of sequences, hidden states."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -52,11 +58,12 @@ class ModelInfo:
         n_ctx: tokens that one sequence may hold.
         n_ctx_train: tokens that the model was trained for.
         n_threads: threads that compute.
-        precision: "int8" or "f32", the activations' precision in matrix products.
+        precision: "int8" or "f32" (or "uint16", on an NPU), the activations' precision in products with quantized weights.
         weight_bytes: bytes of packed weights held in memory.
         bytes_per_token: weight bytes read to decode one token.
         kv_bytes_per_token: bytes of KV cache that one token adds.
-        abilities: optional methods that work here: "share", "truncate", "hidden".
+        abilities: optional methods that work here, of ABILITIES; the others raise InvalidRequestError.
+        providers: for engines that run a graph, how many of its nodes each execution provider got.
     """
 
     backend: str
@@ -71,7 +78,8 @@ class ModelInfo:
     weight_bytes: int
     bytes_per_token: int
     kv_bytes_per_token: int
-    abilities: frozenset[str]
+    abilities: frozenset[str] = ABILITIES
+    providers: Mapping[str, int] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -100,11 +108,19 @@ class Backend(Protocol):
         ...
 
     def share(self, source: int, target: int, n_tokens: int) -> None:
-        """Start empty sequence `target` with the first n_tokens of `source`, copying as little as possible."""
+        """Start empty sequence `target` with the first n_tokens of `source`, copying as little as possible.
+
+        Raises:
+            InvalidRequestError: the source is shorter, or the target is not empty.
+        """
         ...
 
     def truncate(self, sequence: int, n_tokens: int) -> None:
-        """Keep only the first n_tokens of the sequence."""
+        """Keep only the first n_tokens of the sequence.
+
+        Raises:
+            InvalidRequestError: the sequence is shorter.
+        """
         ...
 
     def free(self, sequence: int) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.backends.base import Batch, Chunk, ModelInfo, Outputs
-from edgelm.errors import ClosedError, ContextOverflowError, InvalidRequestError
+from edgelm.backends.batches import check_batch
+from edgelm.errors import ClosedError, InvalidRequestError
 
 Script = Sequence[int] | Callable[[Sequence[int]], NDArray[np.float32]]
 """Tokens to say in turn after any prompt, or a function from all tokens so far to logits float32 [n_vocab]."""
@@ -41,7 +42,6 @@ class ScriptedBackend:
             weight_bytes=0,
             bytes_per_token=0,
             kv_bytes_per_token=0,
-            abilities=frozenset({"share", "truncate", "hidden"}),
         )
         self._embedding = np.random.default_rng(0).standard_normal((n_vocab, n_embd)).astype(np.float32)
         self._history: dict[int, list[int]] = {}
@@ -80,12 +80,16 @@ class ScriptedBackend:
     def share(self, source: int, target: int, n_tokens: int) -> None:
         with self._lock:
             self._check_open()
-            self._history[target] = self._history[source][:n_tokens]
+            if target in self._history or not 0 <= n_tokens <= self.length(source):
+                raise InvalidRequestError(f"{n_tokens} tokens of sequence {source} cannot be shared with sequence {target}")
+            self._history[target] = self._history.get(source, [])[:n_tokens]
 
     def truncate(self, sequence: int, n_tokens: int) -> None:
         with self._lock:
             self._check_open()
-            del self._history[sequence][n_tokens:]
+            if not 0 <= n_tokens <= self.length(sequence):
+                raise InvalidRequestError(f"sequence {sequence} cannot be truncated to {n_tokens} tokens")
+            del self._history.get(sequence, [])[n_tokens:]
 
     def free(self, sequence: int) -> None:
         with self._lock:
@@ -104,14 +108,7 @@ class ScriptedBackend:
 
     def _check(self, batch: Batch) -> None:
         self._check_open()
-        if len({chunk.sequence for chunk in batch}) != len(batch):
-            raise InvalidRequestError("a sequence comes twice in one batch")
-        for chunk in batch:
-            if len(chunk.tokens) == 0 or chunk.tokens.min() < 0 or chunk.tokens.max() >= self._info.n_vocab:
-                raise InvalidRequestError(f"a chunk is empty or has a token outside the vocabulary of {self._info.n_vocab}")
-            total = self.length(chunk.sequence) + len(chunk.tokens)
-            if total > self._info.n_ctx:
-                raise ContextOverflowError(total, self._info.n_ctx)
+        check_batch(batch, self._info.n_vocab, self._info.n_ctx, self.length)
 
     def _append(self, chunk: Chunk) -> list[NDArray[np.float32]]:
         self.calls.append((chunk.sequence, len(chunk.tokens)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgelm.backends.config import ModelConfig, Rope
 from edgelm.errors import ModelFileError, UnsupportedModelError
+from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.model_file import ModelFile, Tensor
 
 
@@ -160,8 +161,12 @@ def read_tensors(file: ModelFile, config: ModelConfig) -> ModelTensors:
 
     Raises:
         ModelFileError: a tensor is missing or has another shape than the metadata calls for.
-        UnsupportedModelError: the file has tensors that this forward pass does not use.
+        UnsupportedModelError: the file has tensors that this forward pass does not use, or is an export without tensors.
     """
+    if isinstance(file, ExportedFolder):
+        raise UnsupportedModelError(
+            f"{file.path} is a model exported to ONNX; open it with the backend 'onnx', or open the model it was made from"
+        )
     reader = _Reader(file.tensors)
     found = file.tensors.get("token_embd.weight")
     embedding = reader.take("token_embd.weight", found.shape[0] if found else 0, config.n_embd)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bench.gguf_writer import TensorSource, write_gguf
 from edgelm.quant.blocks import F32
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.gguf_header import read_header
+from edgelm.quant.gguf_writer import TensorSource, write_gguf
 from edgelm.quant.model_file import Tensor
 
 _CHUNK_VALUES = 1 << 20

@@ -10,9 +10,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.bench.gguf_writer import TensorSource, entry, write_gguf
 from edgelm.errors import InvalidRequestError
 from edgelm.quant.blocks import F32, FORMATS, Q6_K, Q8_0, BlockFormat
+from edgelm.quant.gguf_writer import TensorSource, entry, write_gguf
 
 _POOL_VALUES = 1 << 20
 

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edgelm.errors import EdgeLMError
+from edgelm.version import __version__
 
 if TYPE_CHECKING:
     from edgelm.runtime.llm import LLM
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgelm.runtime.sampling import SamplingParams
     from edgelm.runtime.tokenizer import Tokenizer
 
-__version__ = "0.1.0"
 __all__ = [
     "LLM",
     "Completion",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgelm.quant.exported_folder import ExportedFolder, is_exported_folder
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.huggingface import HuggingFaceFolder
 from edgelm.quant.model_file import ModelFile
 
 
 def open_model(path: str | Path) -> ModelFile:
-    """Open a GGUF file, or a Hugging Face folder with config.json and safetensors.
+    """Open a GGUF file, a Hugging Face folder with config.json and safetensors, or a folder that edgelm exported.
 
     Raises:
         ModelFileError: nothing there, or what is there is cut short, malformed or contradicts itself.
         UnsupportedModelError: a sound model that edgelm does not read.
     """
     path = Path(path)
+    if is_exported_folder(path):
+        return ExportedFolder(path)
     return HuggingFaceFolder(path) if path.is_dir() else GGUFFile(path)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy as np
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from edgelm.runtime.chat_template import ChatTemplate
     from edgelm.runtime.tokenizer import Tokenizer
 
-DEFAULT_N_CTX = 4096
-
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 Prompt = str | Sequence[int]
@@ -52,22 +50,24 @@ class LLM:
     def __init__(
         self,
         model: str | Path,
-        backend: str = "cpu",
+        backend: str | None = None,
         *,
         n_threads: int | None = None,
         n_ctx: int | None = None,
-        precision: Literal["int8", "f32"] = "int8",
+        precision: Literal["int8", "f32"] | None = None,
+        backend_options: Mapping[str, object] = MappingProxyType({}),
         progress: Progress | None = None,
     ) -> None:
         """Load a model.
 
         Args:
-            model: path of a model file or Hugging Face folder, a catalogue name ("smollm2-135m"), or "hf:owner/repo/file".
-                Models known by name must have been pulled (`edgelm pull`, or edgelm.runtime.download.pull).
-            backend: name of the engine.
+            model: path of a model file, a Hugging Face folder or an exported folder, a catalogue name ("smollm2-135m"),
+                or "hf:owner/repo/file". Models known by name must have been pulled (`edgelm pull`, or edgelm.runtime.download.pull).
+            backend: name of the engine, "cpu", "llamacpp" or "onnx"; None for "cpu", and for "onnx" where the model is an exported folder.
             n_threads: threads that compute; None for the physical cores that this process may use.
             n_ctx: tokens that one conversation may hold, not more than the model was trained for; None for that number, but 4096 at most.
-            precision: of the activations in matrix products; "f32" is exact and slower.
+            precision: of the activations in products with quantized weights; "f32" is exact and slower. None lets the engine choose: int8.
+            backend_options: the engine's own options, by name.
             progress: called with a line when something takes long, such as the first compilation of the kernels.
 
         Raises:
@@ -84,15 +84,16 @@ class LLM:
         file = open_model(resolve_model(model))
         try:
             tokenizer = Tokenizer.from_metadata(file.metadata)
-            n_ctx = _checked_n_ctx(n_ctx, file.metadata)
+            _check_n_ctx(n_ctx, file.metadata)
             engine = open_backend(
-                backend,
+                backend or _default_backend(file),
                 file,
                 n_threads=n_threads,
                 n_ctx=n_ctx,
                 precision=precision,
                 progress=progress,
                 cache_folder=read_settings().home,
+                options=backend_options,
             )
         except BaseException:
             file.close()
@@ -352,11 +353,14 @@ async def _collect_async(deltas: AsyncStream) -> Completion:
         return collect([delta async for delta in deltas])
 
 
-def _checked_n_ctx(n_ctx: int | None, metadata: Mapping[str, Any]) -> int | None:
-    """The context to open: what was asked for, or what the model was trained for up to DEFAULT_N_CTX."""
+def _check_n_ctx(n_ctx: int | None, metadata: Mapping[str, Any]) -> None:
+    """Refuse a context longer than what the model was trained for."""
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    if not isinstance(trained, int) or trained < 1:
-        return n_ctx  # the engine reports what is wrong with the metadata
-    if n_ctx is not None and n_ctx > trained:
+    if n_ctx is not None and isinstance(trained, int) and n_ctx > trained > 0:
         raise InvalidRequestError(f"n_ctx is {n_ctx}, but the model was trained for {trained} tokens and fails beyond; ask for less")
-    return min(trained, DEFAULT_N_CTX) if n_ctx is None else n_ctx
+
+
+def _default_backend(file: ModelFile) -> str:
+    from edgelm.quant.exported_folder import ExportedFolder
+
+    return "onnx" if isinstance(file, ExportedFolder) else "cpu"

@@ -11,7 +11,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import Batch, Chunk, ModelInfo, Outputs
+from edgelm.backends.base import DEFAULT_N_CTX, Batch, ModelInfo, Outputs
+from edgelm.backends.batches import check_batch
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.cpu.crew import CrewSize
 from edgelm.backends.cpu.forward import ForwardPass, activation_floats, kernel_names, kv_type
@@ -24,13 +25,12 @@ from edgelm.backends.cpu.topology import choose_threads
 from edgelm.backends.memory import require_memory
 from edgelm.backends.rope import rope_tables
 from edgelm.backends.weights import ModelTensors, read_tensors
-from edgelm.errors import ClosedError, InvalidRequestError, UnsupportedModelError
+from edgelm.errors import ClosedError, UnsupportedModelError
 from edgelm.quant.model_file import ModelFile
 from edgelm.quant.pack_rows import padded_rows
 
 Progress = Callable[[str], None]
 _N_BATCH = 512  # tokens per run: more gain nothing, as weights are then read from the cache
-_DEFAULT_CTX = 4096
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CPUBackend:
         *,
         n_threads: int | None = None,
         n_ctx: int | None = None,
-        precision: str = "int8",
+        precision: str | None = None,
         progress: Progress | None = None,
         cache_folder: Path | None = None,
     ) -> None:
@@ -60,8 +60,8 @@ class CPUBackend:
         Args:
             file: the model; it is closed once its weights are packed.
             n_threads: one per physical core unless given.
-            n_ctx: tokens that one sequence may hold; the model's own context, at most 4096, unless given.
-            precision: "int8" quantizes activations per 32 channels; "f32" does not.
+            n_ctx: tokens that one sequence may hold; the model's own context, at most DEFAULT_N_CTX, unless given.
+            precision: "int8" (unless given) quantizes activations per 32 channels; "f32" does not.
             progress: called with a line before anything that takes long.
             cache_folder: where compiled kernels are kept; the user's cache folder unless given.
 
@@ -70,10 +70,11 @@ class CPUBackend:
             InsufficientMemoryError: weights and KV cache do not fit.
         """
         progress = progress or (lambda _line: None)
+        precision = precision or "int8"
         config = self._config = read_config(file.metadata)
         tensors = read_tensors(file, config)
         _check_head(config)
-        n_ctx = n_ctx or min(config.n_ctx_train, _DEFAULT_CTX)
+        n_ctx = n_ctx or min(config.n_ctx_train, DEFAULT_N_CTX)
         n_threads = n_threads or choose_threads().n_threads
         width = 4 if kv_type(precision) == "f32" else 2
         kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * width
@@ -107,7 +108,6 @@ class CPUBackend:
             weight_bytes=weights.n_bytes,
             bytes_per_token=weights.bytes_per_token,
             kv_bytes_per_token=kv_bytes,
-            abilities=frozenset({"share", "truncate", "hidden"}),
         )
 
     @property
@@ -180,12 +180,7 @@ class CPUBackend:
     def _begin(self, batch: Batch) -> tuple[list[_Run], int]:
         """Check the whole batch and reserve its positions before anything is computed."""
         self._check_open()
-        numbers = [chunk.sequence for chunk in batch]
-        if len(set(numbers)) < len(numbers):
-            raise InvalidRequestError("a sequence comes twice in one batch; join its tokens into one chunk")
-        for chunk in batch:
-            self._check_tokens(chunk)
-            self._cache.check_room(chunk.sequence, len(chunk.tokens))
+        check_batch(batch, self._info.n_vocab, self._info.n_ctx, self._cache.length)
         runs = []
         for chunk in batch:
             sequence = self._cache.reserve(chunk.sequence, len(chunk.tokens))
@@ -193,16 +188,6 @@ class CPUBackend:
             outputs = {Outputs.NONE: [], Outputs.LAST: [n - 1], Outputs.ALL: range(n)}[chunk.outputs]
             runs.append(_Run(sequence, np.asarray(chunk.tokens, np.int32), sequence.length, np.array(outputs, np.int32)))
         return runs, sum(chunk.n_outputs for chunk in batch)
-
-    def _check_tokens(self, chunk: Chunk) -> None:
-        tokens = np.asarray(chunk.tokens)
-        if tokens.ndim != 1 or not len(tokens):
-            raise InvalidRequestError(
-                f"the chunk of sequence {chunk.sequence} has tokens of shape {tokens.shape}; give at least one, in one dimension"
-            )
-        wrong = tokens[(tokens < 0) | (tokens >= self._info.n_vocab)]
-        if len(wrong):
-            raise InvalidRequestError(f"token {wrong[0]} is not in the vocabulary of {self._info.n_vocab} tokens")
 
     def _run(self, runs: list[_Run], n_ops: int, logits: NDArray[np.float32] | None) -> int:
         """Compute some tokens; how many rows of outputs they gave."""

@@ -30,10 +30,11 @@ def chat(
     min_p: options.MinP = 0.05,
     repeat_penalty: options.RepeatPenalty = 1.0,
     seed: options.Seed = None,
-    backend: options.Backend = "cpu",
+    backend: options.Backend = None,
+    backend_option: options.BackendOption = None,
     threads: options.Threads = None,
     ctx: options.Ctx = None,
-    precision: options.Precision = "int8",
+    precision: options.Precision = None,
 ) -> None:
     """Hold a conversation."""
     from edgelm.runtime.commands.loading import load
@@ -42,7 +43,7 @@ def chat(
     params = SamplingParams(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, max_tokens=max_tokens
     )
-    with load(model, backend, threads, ctx, precision) as llm:
+    with load(model, backend, threads, ctx, precision, backend_option or []) as llm:
         _ = llm.chat_template  # a model without one should say so before the first question
         if sys.stdin is not None and sys.stdin.isatty():
             import readline  # noqa: F401  (line editing for input())

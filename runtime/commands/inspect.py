@@ -70,8 +70,8 @@ def _facts(model: ModelFile) -> list[tuple[str, str]]:
 
 
 def _forward_facts(model: ModelFile, ctx: int | None) -> list[tuple[str, str]]:
+    from edgelm.backends.base import DEFAULT_N_CTX
     from edgelm.backends.config import read_config
-    from edgelm.runtime.llm import DEFAULT_N_CTX
 
     try:
         config = read_config(model.metadata)

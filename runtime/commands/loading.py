@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
+
+import typer
 
 from edgelm.runtime.catalogue import find_model, is_path, resolve_model
 from edgelm.runtime.settings import read_settings
@@ -16,13 +18,24 @@ if TYPE_CHECKING:
     from edgelm.runtime.llm import LLM
 
 
-def load(model: str, backend: str, n_threads: int | None, n_ctx: int | None, precision: str) -> LLM:
-    """Load a model, pulling it first if it is known by name and not here yet."""
+def load(
+    model: str, backend: str | None, n_threads: int | None, n_ctx: int | None, precision: str | None, backend_options: Sequence[str]
+) -> LLM:
+    """Load a model, pulling it first if it is known by name and not here yet.
+
+    Args:
+        backend_options: "name=value" each.
+    """
+    named = [option.partition("=") for option in backend_options]
+    for name, equals, _ in named:
+        if not name or not equals:
+            raise typer.BadParameter(f"--backend-option {name!r} has no value; write NAME=VALUE")
     path = locate(model)
     from edgelm.runtime.llm import LLM
 
-    kind = cast(Literal["int8", "f32"], precision)  # the registry refuses any other
-    return LLM(path, backend, n_threads=n_threads, n_ctx=n_ctx, precision=kind, progress=_say)
+    kind = cast(Literal["int8", "f32"] | None, precision)  # the registry refuses any other
+    values = {name: value for name, _, value in named}
+    return LLM(path, backend, n_threads=n_threads, n_ctx=n_ctx, precision=kind, backend_options=values, progress=_say)
 
 
 def locate(model: str) -> Path:

@@ -12,10 +12,22 @@ _LOAD = "Loading"
 _SAMPLE = "Sampling"
 
 Model = Annotated[str, typer.Argument(help=f"A file or folder, a name ({DEFAULT_MODEL}; see `edgelm models`), or hf:owner/repo/file.")]
-Backend = Annotated[str, typer.Option(help="The engine that computes; `edgelm doctor` lists them.", rich_help_panel=_LOAD)]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="The engine that computes; `edgelm doctor` lists them.", show_default="cpu; onnx for an export", rich_help_panel=_LOAD
+    ),
+]
+BackendOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of the engine; may be given several times.", rich_help_panel=_LOAD),
+]
 Threads = Annotated[int | None, typer.Option(help="Threads that compute.", min=1, show_default="the physical cores", rich_help_panel=_LOAD)]
 Ctx = Annotated[int | None, typer.Option(help="Tokens of context.", min=1, show_default="the model's, up to 4096", rich_help_panel=_LOAD)]
-Precision = Annotated[str, typer.Option(help="Of the activations: int8, or f32 (exact and slower).", rich_help_panel=_LOAD)]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of the activations: int8, or f32 (exact and slower).", show_default="the engine's choice", rich_help_panel=_LOAD),
+]
 
 System = Annotated[str | None, typer.Option(help="A system message before the conversation.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens to write at most.", rich_help_panel=_SAMPLE)]

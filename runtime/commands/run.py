@@ -33,10 +33,11 @@ def run(
     seed: options.Seed = None,
     stop: options.Stop = None,
     logprobs: Annotated[int | None, typer.Option(help="With --json: log probabilities of the tokens and of the n best.")] = None,
-    backend: options.Backend = "cpu",
+    backend: options.Backend = None,
+    backend_option: options.BackendOption = None,
     threads: options.Threads = None,
     ctx: options.Ctx = None,
-    precision: options.Precision = "int8",
+    precision: options.Precision = None,
 ) -> None:
     """Answer one prompt, streaming the text to stdout."""
     text = _read_prompt(prompt)
@@ -56,7 +57,7 @@ def run(
         stop=stop or (),
         logprobs=logprobs,
     )
-    with load(model, backend, threads, ctx, precision) as llm:
+    with load(model, backend, threads, ctx, precision, backend_option or []) as llm:
         completion = _answer(llm, text, system, raw, params, show=not as_json)
     if as_json:
         print(json.dumps(_as_json(model, completion), ensure_ascii=False))

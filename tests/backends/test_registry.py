@@ -11,7 +11,7 @@ from edgelm.errors import BackendUnavailableError, InvalidRequestError
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match=r"'gpu'; edgelm has cpu"):
+    with pytest.raises(BackendUnavailableError, match=r"'gpu'; edgelm has cpu, llamacpp, onnx"):
         open_backend("gpu", tmp_path)
 
 

@@ -8,16 +8,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import ModelFileError
+from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.block_format import BlockFormat
+from edgelm.quant.gguf_header import ARRAY, BOOL, SCALAR_TYPES, STRING
 
 _VERSION = 3
-_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_TYPE_IDS = {dtype: type_id for type_id, dtype in SCALAR_TYPES.items()}
+
+MetadataValue = bool | int | float | str | Sequence[str] | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,37 @@ class TensorSource:
     chunks: Callable[[], Iterable[NDArray[np.uint8]]]
 
 
-def entry(key: str, value: bool | int | float | str | Sequence[str] | NDArray[np.int32]) -> bytes:
-    """One metadata entry: int as uint32, float as float32, an int32 array and a list of strings as arrays."""
+def entry(key: str, value: MetadataValue) -> bytes:
+    """One metadata entry.
+
+    An int becomes uint32, or int64 or uint64 where it does not fit; a float becomes float32, or float64 where that would round it;
+    a list of strings and a numpy array [n] become arrays.
+
+    Raises:
+        InvalidRequestError: the value has a type that GGUF does not hold.
+    """
     head = _string(key)
-    if isinstance(value, bool):
-        return head + struct.pack("<I?", _BOOL, value)
-    if isinstance(value, int):
-        return head + struct.pack("<II", _U32, value)
-    if isinstance(value, float):
-        return head + struct.pack("<If", _F32, value)
     if isinstance(value, str):
-        return head + struct.pack("<I", _STRING) + _string(value)
-    if isinstance(value, np.ndarray):
-        return head + struct.pack("<IIQ", _ARRAY, _I32, len(value)) + value.astype("<i4").tobytes()
-    return head + struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(_string(item) for item in value)
+        return head + struct.pack("<I", STRING) + _string(value)
+    if isinstance(value, bool | int | float):
+        type_id = _scalar_type(value)
+        return head + struct.pack("<I", type_id) + np.array(value, SCALAR_TYPES[type_id]).tobytes()
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.newbyteorder("<") in _TYPE_IDS:
+        little = value.astype(value.dtype.newbyteorder("<"))
+        return head + struct.pack("<IIQ", ARRAY, _TYPE_IDS[little.dtype], len(value)) + little.tobytes()
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return head + struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(_string(item) for item in value)
+    raise InvalidRequestError(
+        f"the metadata value {key} is a {type(value).__name__}, which GGUF does not hold; give numbers, text, or arrays of them"
+    )
+
+
+def _scalar_type(value: bool | int | float) -> int:
+    if isinstance(value, bool):
+        return BOOL
+    if isinstance(value, int):
+        return _TYPE_IDS[np.dtype("<u4" if 0 <= value < 2**32 else "<u8" if value >= 2**63 else "<i8")]
+    return _TYPE_IDS[np.dtype("<f4" if float(np.float32(value)) == value else "<f8")]
 
 
 def write_gguf(path: Path, metadata: bytes, n_entries: int, tensors: Sequence[TensorSource], alignment: int = 32) -> None:

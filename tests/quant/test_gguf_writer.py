@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgelm.bench.gguf_writer import TensorSource, entry, write_gguf
-from edgelm.errors import ModelFileError
+from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.blocks import F32, Q4_0
 from edgelm.quant.gguf_file import GGUFFile
+from edgelm.quant.gguf_writer import TensorSource, entry, write_gguf
 
 
 def source(name: str, n_rows: int, parts: Sequence[int]) -> TensorSource:
@@ -21,6 +21,9 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         entry("general.architecture", "llama"),
         entry("a.count", 7),
         entry("a.rate", 0.5),
+        entry("a.fine", 0.1),
+        entry("a.below", -7),
+        entry("a.large", 2**63),
         entry("a.flag", True),
         entry("a.words", ["x", "", "Ġyz"]),
         entry("a.numbers", np.array([3, -1], np.int32)),
@@ -34,6 +37,9 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
             "general.architecture": "llama",
             "a.count": 7,
             "a.rate": 0.5,
+            "a.fine": 0.1,
+            "a.below": -7,
+            "a.large": 2**63,
             "a.flag": True,
             "a.words": ["x", "", "Ġyz"],
         }
@@ -41,6 +47,20 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file.tensors["matrix"].data, np.arange(54))
         assert file.tensors["matrix"].shape == (3, 32)
         np.testing.assert_array_equal(file.tensors["vector"].dequantize(), values)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "?", "u8", "i8", ">f8"])
+def test_arrays_of_every_type(tmp_path: Path, dtype: str) -> None:
+    write_gguf(tmp_path / "m.gguf", entry("a", np.array([0, 1, 100], dtype)), 1, [])
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        np.testing.assert_array_equal(file.metadata["a"], np.array([0, 1, 100], dtype))
+        assert file.metadata["a"].dtype == np.dtype(dtype).newbyteorder("<")
+
+
+@pytest.mark.parametrize("value", [None, [1, 2], {"a": 1}, np.zeros((2, 2)), np.zeros(2, np.complex64)])
+def test_what_gguf_does_not_hold_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequestError, match=r"metadata value a\.b is a"):
+        entry("a.b", value)  # type: ignore[arg-type]
 
 
 def test_a_file_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
