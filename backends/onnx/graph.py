@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-import edgelm
 from edgelm.errors import ModelFileError
+from edgelm.version import __version__
 
 OPSET = 21
 IR_VERSION = 10
@@ -181,7 +181,7 @@ class GraphWriter:
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, list(self._initializers.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        model.producer_name, model.producer_version = "edgelm", edgelm.__version__
+        model.producer_name, model.producer_version = "edgelm", __version__
         return model
 
     def save(self) -> Path:
