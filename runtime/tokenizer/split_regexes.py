@@ -24,7 +24,7 @@ _ENGLISH = (
 )
 # Characters that stand for classes of llama.cpp's own; \xd6 and \xd7 are its two classes of Han characters.
 _PRIVATE_CLASS = re.compile("[\xd0-\xd7]")
-_CODE_POINT = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))", re.IGNORECASE)
+_CODE_POINT = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 
 
 def pre_tokenizer_json(pre_tokenizer: PreTokenizer) -> dict[str, Any]:
