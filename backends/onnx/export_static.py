@@ -48,6 +48,10 @@ class Weight:
     shape: Shape
     read: Callable[[], Array]
 
+    @property
+    def n_bytes(self) -> int:
+        return 4 * math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class StaticForm:
