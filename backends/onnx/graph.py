@@ -105,12 +105,12 @@ class GraphWriter:
         """A constant; equal small ones are stored once. Returns its name."""
         values = np.ascontiguousarray(values) if values.ndim else values
         if values.nbytes > _INLINE_BYTES:
-            name = self._new_name("constant")
+            name = self.new_name("constant")
             self.weight(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape, [values])
             return name
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            self._constants[key] = name = self._new_name("constant")
+            self._constants[key] = name = self.new_name("constant")
             self._initializers[name] = numpy_helper.from_array(values, name)
         return self._constants[key]
 
@@ -150,22 +150,23 @@ class GraphWriter:
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output, and return that output's name: `name`, or a new one. An empty input name is an input left out."""
-        output = name or self._new_name(kind)
+        output = name or self.new_name(kind)
         self.node(kind, inputs, [output], **attributes)
         return output
 
-    def ops(self, kind: str, *inputs: str, n_outputs: int, **attributes: Any) -> list[str]:
-        """Add a node with several outputs, and return their names."""
-        outputs = [self._new_name(kind) for _ in range(n_outputs)]
-        self.node(kind, inputs, outputs, **attributes)
-        return outputs
+    def ops(self, kind: str, *inputs: str, outputs: str, **attributes: Any) -> list[str]:
+        """Add a node with several outputs and return their names; `outputs` has "1" for one that is wanted, "0" for one left out ("")."""
+        names = [self.new_name(kind) if wanted == "1" else "" for wanted in outputs]
+        self.node(kind, inputs, names, **attributes)
+        return names
 
     def node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         """Add a node; it is named after its first output."""
         domain = MICROSOFT if kind in _CONTRIB else ""
         self._nodes.append(helper.make_node(kind, inputs, outputs, name=f"{next(iter(outputs))}:{kind}", domain=domain, **attributes))
 
-    def _new_name(self, stem: str) -> str:
+    def new_name(self, stem: str) -> str:
+        """A name that no other value has."""
         self._count += 1
         return f"{stem}_{self._count}"
 

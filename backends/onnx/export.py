@@ -1,0 +1,214 @@
+"""Exporting a model to a folder of ONNX graphs, for one of several targets; the folder appears when it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import importlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelm.backends.config import ModelConfig
+from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
+from edgelm.quant.exported_folder import FORMAT, TARGETS, ExportedFolder, Manifest, is_exported_folder, write_manifest, write_metadata
+from edgelm.quant.huggingface_tokenizer import TOKENIZER_JSON
+from edgelm.quant.model_file import ModelFile
+
+Progress = Callable[[str], None]
+_DEFAULT_CTX = 4096
+# Where each target's graphs are written: export_<target>(file, folder, options, progress) -> ExportReport.
+_WRITERS: Mapping[str, str] = {target: f"edgelm.backends.onnx.export_{target}" for target in TARGETS}
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "target": TARGETS,
+    "precision": ("int8", "f32"),
+    "kv_type": ("f32", "f16"),
+    "requantize": (None, "q4_0", "q8_0"),
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        target: "cpu", "qnn" or "nnapi".
+        n_ctx: tokens that one sequence may hold; the model's own context, at most 4096, unless given.
+        precision: "int8" or "f32", the activations in products with quantized weights (target cpu).
+        kv_type: "f32" or "f16", the number type of the KV cache (target cpu).
+        requantize: "q4_0" or "q8_0": matrices in wider formats become this one, which is not exact; None keeps every weight's value.
+    """
+
+    target: str = "cpu"
+    n_ctx: int | None = None
+    precision: str = "int8"
+    kv_type: str = "f32"
+    requantize: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                known = ", ".join("nothing" if choice is None else str(choice) for choice in choices)
+                raise InvalidRequestError(f"export with {name} = {value!r} is not possible; choose one of {known}")
+        if self.n_ctx is not None and self.n_ctx < 1:
+            raise InvalidRequestError(f"a context of {self.n_ctx} tokens is not possible; give n_ctx at least 1")
+
+    def context(self, config: ModelConfig) -> int:
+        """Tokens that one sequence may hold."""
+        return self.n_ctx or min(config.n_ctx_train, _DEFAULT_CTX)
+
+
+@dataclass(frozen=True)
+class StoredFormat:
+    """What became of the matrices of one format.
+
+    Attributes:
+        format: in the model file.
+        stored: in the graph ("4-bit codes and offsets", "Q4_0 in 4-bit codes", "float32").
+        exact: whether every weight kept its value.
+        n_matrices: matrices of this format.
+        bytes_before, bytes_after: in the model file, and in the graph.
+    """
+
+    format: str
+    stored: str
+    exact: bool
+    n_matrices: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        folder: where it is.
+        manifest: what the folder says of itself.
+        formats: what became of each format of the model file.
+        notes: lines for the person who asked.
+    """
+
+    folder: Path
+    manifest: Manifest
+    formats: tuple[StoredFormat, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def export_model(
+    file: ModelFile,
+    folder: Path,
+    options: ExportOptions,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    add_files: Callable[[Path], None] | None = None,
+) -> ExportReport:
+    """Write an exported folder. It is made beside its place and moved there when it is whole, so that no half of one is ever seen.
+
+    Args:
+        overwrite: replace an exported folder that is there.
+        add_files: called with the unfinished folder, to write further files into it (a tokenizer's).
+
+    Raises:
+        InvalidRequestError: something that is not to be overwritten stands there.
+        ModelFileError: the model file is damaged, or the folder cannot be written.
+        UnsupportedModelError: a sound model that the target cannot hold.
+        BackendUnavailableError: a package that the export needs is not installed.
+    """
+    _check_place(folder, overwrite)
+    write = _writer(options.target)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+        try:
+            unfinished.chmod(0o755)
+            report = write(file, unfinished, options, progress or (lambda _line: None))
+            write_metadata(unfinished, file.metadata)
+            if TOKENIZER_JSON in file.metadata:
+                shutil.copyfile(file.metadata[TOKENIZER_JSON], unfinished / "tokenizer.json")
+            if add_files is not None:
+                add_files(unfinished)
+            manifest = write_manifest(unfinished, report.manifest)
+            _move(unfinished, folder, overwrite)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise ModelFileError(
+            f"{folder} cannot be written ({error.strerror or error}); free space there, or choose another place"
+        ) from error
+    return dataclasses.replace(report, folder=folder, manifest=manifest)
+
+
+def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, progress: Progress | None = None) -> Path:
+    """The folder within `cache_folder` that holds this model exported with these options; it is exported if it is not there yet.
+
+    Processes that export the same at the same time do not disturb each other: the first to finish wins.
+
+    Raises: as export_model.
+    """
+    folder = cache_folder / "onnx" / _key(file.path, options)
+    if is_exported_folder(folder):
+        try:
+            ExportedFolder(folder)
+        except ModelFileError:
+            shutil.rmtree(folder, ignore_errors=True)  # it was damaged since
+        else:
+            return folder
+    if progress is not None:
+        progress(f"exporting {file.path.name} to ONNX, once")
+    try:
+        export_model(file, folder, options, progress)
+    except InvalidRequestError:
+        if not is_exported_folder(folder):  # otherwise another process was faster
+            raise
+    return folder
+
+
+def _key(path: Path, options: ExportOptions) -> str:
+    """Changes with the model's files, the options and the layout of exported folders."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(str(part.absolute()), part.stat().st_size, part.stat().st_mtime_ns) for part in files]
+    text = json.dumps([FORMAT, states, dataclasses.asdict(options)], default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (overwrite and is_exported_folder(folder)):
+        return
+    if is_exported_folder(folder):
+        raise InvalidRequestError(f"{folder}: an exported model is there already; ask to overwrite it, or choose another folder")
+    raise InvalidRequestError(f"{folder}: something else than an exported model is there; choose a folder that does not exist yet")
+
+
+def _move(unfinished: Path, folder: Path, overwrite: bool) -> None:
+    """Put the finished folder in its place; an old one goes away only once the new one is whole."""
+    if overwrite and folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old") as old:
+            folder.rename(Path(old) / folder.name)
+            unfinished.rename(folder)
+        return
+    try:
+        unfinished.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InvalidRequestError(f"{folder}: something appeared there meanwhile; choose another folder") from None
+        raise
+
+
+def _writer(target: str) -> Callable[[ModelFile, Path, ExportOptions, Progress], ExportReport]:
+    try:
+        writer: Any = getattr(importlib.import_module(_WRITERS[target]), f"export_{target}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("edgelm"):
+            raise
+        raise BackendUnavailableError(
+            f"exporting to {target} needs the package {error.name}; install it with `pip install 'edgelm[onnx]'`"
+        ) from error
+    return writer  # type: ignore[no-any-return]
