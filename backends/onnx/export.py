@@ -29,6 +29,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "precision": ("int8", "f32"),
     "kv_type": ("f32", "f16"),
     "requantize": (None, "q4_0", "q8_0"),
+    "weight_bits": (8, 4),
 }
 
 
@@ -41,7 +42,12 @@ class ExportOptions:
         n_ctx: tokens that one sequence may hold; the model's own context, at most 4096, unless given.
         precision: "int8" or "f32", the activations in products with quantized weights (target cpu).
         kv_type: "f32" or "f16", the number type of the KV cache (target cpu).
-        requantize: "q4_0" or "q8_0": matrices in wider formats become this one, which is not exact; None keeps every weight's value.
+        requantize: "q4_0" or "q8_0": matrices in wider formats become this one, which is not exact; None keeps every weight's value
+            (target cpu).
+        chunk: tokens of the graph that reads prompts (targets qnn and nnapi).
+        soc: name of the Qualcomm chip to compile a context binary for; None compiles none (target qnn).
+        weight_bits: 8 or 4, of the weights of matrices (target qnn).
+        calibration: tokens of the text from which the ranges of activations are taken (target qnn).
     """
 
     target: str = "cpu"
@@ -49,6 +55,10 @@ class ExportOptions:
     precision: str = "int8"
     kv_type: str = "f32"
     requantize: str | None = None
+    chunk: int = 32
+    soc: str | None = None
+    weight_bits: int = 8
+    calibration: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -56,8 +66,9 @@ class ExportOptions:
             if value not in choices:
                 known = ", ".join("nothing" if choice is None else str(choice) for choice in choices)
                 raise InvalidRequestError(f"export with {name} = {value!r} is not possible; choose one of {known}")
-        if self.n_ctx is not None and self.n_ctx < 1:
-            raise InvalidRequestError(f"a context of {self.n_ctx} tokens is not possible; give n_ctx at least 1")
+        for name, value in (("n_ctx", self.n_ctx), ("chunk", self.chunk)):
+            if value is not None and value < 1:
+                raise InvalidRequestError(f"{name} is {value}; it must be at least 1")
 
     def context(self, config: ModelConfig) -> int:
         """Tokens that one sequence may hold."""
