@@ -145,8 +145,10 @@ class _Decoder:
         # The scale of the scores goes into the last weight that the queries meet.
         q = self.heads(f"{name}.q", x, layer.q, layer.q_norm, c.n_heads, order, table, c.attention_scale)
         k = self.heads(f"{name}.k", x, layer.k, layer.k_norm, kv, order, table)
-        v = self.heads(f"{name}.v", x, layer.v, None, kv, None, None, output=f"new_key_values.{index}.value")
-        k = self.op("Transpose", [k], f"new_key_values.{index}.key", perm=[0, 1, 3, 2])
+        v = self.heads(f"{name}.v", x, layer.v, None, kv)
+        q = self.op("Transpose", [q], f"{name}.q.transposed", perm=[0, 2, 1, 3])
+        k = self.op("Transpose", [k], f"new_key_values.{index}.key", perm=[0, 2, 3, 1])
+        v = self.op("Transpose", [v], f"new_key_values.{index}.value", perm=[0, 2, 1, 3])
         keys = self.op("Concat", [f"past_key_values.{index}.key", k], f"{name}.keys", axis=3)
         values = self.op("Concat", [f"past_key_values.{index}.value", v], f"{name}.values", axis=2)
         q = self.reshape(q, f"{name}.q.grouped", 1, kv, c.n_heads // kv * n, d)
@@ -184,19 +186,17 @@ class _Decoder:
         layer: Linear,
         norm: Tensor | None,
         n_heads: int,
-        order: NDArray[np.intp] | None,
-        table: tuple[str, str] | None,
+        order: NDArray[np.intp] | None = None,
+        table: tuple[str, str] | None = None,
         scale: float = 1.0,
-        output: str | None = None,
     ) -> str:
-        """[n, n_embd] -> [1, n_heads, n, d]: the linear layer, the norm of each head, the rotation."""
+        """[n, n_embd] -> [1, n, n_heads, d]: the linear layer, the norm of each head, the rotation."""
         d = self.config.head_dim
         rows = None if order is None else (np.arange(n_heads)[:, None] * d + order).reshape(-1)
         x = self.linear(name, x, layer, 1.0 if norm else scale, rows)
         x = self.reshape(x, f"{name}.heads", 1, self.n, n_heads, d)
         if norm is not None:
             x = self.rms_norm(f"{name}.norm", x, norm, order, scale)
-        x = self.op("Transpose", [x], output or f"{name}.transposed", perm=[0, 2, 1, 3])
         return x if table is None else self.rotate(name, x, table)
 
     def rotate(self, name: str, x: str, table: tuple[str, str]) -> str:
@@ -286,13 +286,17 @@ class _Decoder:
         return mask if group == 1 else self.op("Concat", [mask] * group, f"{mask}.grouped", axis=2)
 
     def rotary_rows(self, kind: str) -> tuple[str, str]:
-        """The rows of the tables of cosines and sines that the positions call for, [n, head_dim] each."""
+        """The rows of the tables of cosines and sines that the positions call for, [1, n, 1, head_dim] each."""
         d, n_ctx = self.config.head_dim, self.n_ctx
         rope = self.config.local_rope if kind == "local_" else self.config.rope
         factors = None if kind == "local_" else self.tensors.rope_factors(rope, n_ctx)
         tables = halves_tables(rope, d, n_ctx, factors)
-        cos, sin = (self.array(f"{kind}{name}.table", table) for name, table in zip(("cos", "sin"), tables, strict=True))
-        return self.op("Gather", [cos, "positions"], f"{kind}cos"), self.op("Gather", [sin, "positions"], f"{kind}sin")
+        cos, sin = (self.table_rows(f"{kind}{name}", table) for name, table in zip(("cos", "sin"), tables, strict=True))
+        return cos, sin
+
+    def table_rows(self, name: str, table: Array) -> str:
+        rows = self.op("Gather", [self.array(f"{name}.table", table), "positions"], f"{name}.rows")
+        return self.reshape(rows, name, 1, self.n, 1, self.config.head_dim)
 
     # --- which layer uses what ---
 
@@ -340,7 +344,7 @@ class _Decoder:
         return self.op("Reshape", [x, self.int64("shape." + "x".join(map(str, shape)), shape)], output)
 
     def slice(self, x: str, output: str, start: int, stop: int) -> str:
-        """Channels start to stop of [1, n_heads, n, d]."""
+        """Channels start to stop of [1, n, n_heads, d]."""
         bounds = [self.int64(f"channel.{start}", [start]), self.int64(f"channel.{stop}", [stop]), self.int64("channel_axis", [3])]
         return self.op("Slice", [x, *bounds], output)
 
