@@ -41,6 +41,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def n_vocab(self) -> int:
+        """Columns of the logits."""
+        ...
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights held in memory."""
         ...

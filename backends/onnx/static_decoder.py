@@ -5,13 +5,12 @@ in. A piece with fewer tokens than its graph takes is filled up with token 0: th
 their keys and values are dropped.
 
 The graphs may be quantized (backends/onnx/export_qnn.py). Inputs and outputs are then whole numbers, and the manifest's details say under
-"quantization" how they stand for real ones: {tensor: {"scale": s, "zero_point": z}}, real = s (whole - z).
+"quantization" how they stand for real ones: {tensor: {"type": ..., "scale": s, "zero_point": z}}, real = s (whole - z).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,30 +19,22 @@ from numpy.typing import NDArray
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.memory import require_memory
 from edgelm.backends.onnx.decoder import Run
+from edgelm.backends.onnx.quantization import Quantization
 from edgelm.backends.onnx.session import Session, SessionSettings, open_session
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import ExportedFolder
 
-MASK_VALUE = -1e4
-"""What is added to the score of a key that must not be seen, where the manifest's details name no "mask_value"."""
+MASK_VALUE = np.float32(-1e4)
+"""What is added to the score of a key that must not be seen: far below any score, and within the range of float16."""
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(uint16)": np.uint16}
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How whole numbers stand for real ones: real = scale (whole - zero_point)."""
-
-    scale: float
-    zero_point: int
-
-    def encode(self, value: float, dtype: np.dtype[Any]) -> int:
-        """The whole number nearest to a value, within the type's range."""
-        bounds = np.iinfo(dtype)
-        return int(np.clip(round(value / self.scale) + self.zero_point, bounds.min, bounds.max))
-
-    def decode(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        return (values.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+_WEIGHT_FILES = (".onnx", ".data", ".bin")
+_DTYPES: Mapping[str, type[Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8,
+}
 
 
 class _Cache:
@@ -82,7 +73,6 @@ class _Piece:
         self._inputs = {tensor.name: self._array(tensor.name) for tensor in inputs if not tensor.name.startswith("past_")}
         self._results = {name: self._array(name) for name in ("logits", "hidden_states")}
         self._windows = {"attention_mask": manifest.n_ctx + n_tokens, "local_attention_mask": config.sliding_window}
-        self._mask_value = float(manifest.details.get("mask_value", MASK_VALUE))
 
     def bind(self, past: _Cache) -> Any:
         """The graph's inputs and outputs as an onnxruntime.IOBinding, with the past where `past` has it."""
@@ -103,7 +93,7 @@ class _Piece:
         for name, window in self._windows.items():
             if name in self._inputs:
                 seen = visible_keys(n_past, self.n, self._n_ctx, window)
-                self._inputs[name][0, 0] = np.where(seen, self._encode(name, 0.0), self._encode(name, self._mask_value))
+                self._inputs[name][0, 0] = self._codes(name, np.where(seen, np.float32(0.0), MASK_VALUE))
         self.session.run(binding)
         past.copy(self._new, n_past, n)
 
@@ -112,6 +102,11 @@ class _Piece:
         values = self._results[name][rows]
         quantization = self._quantization.get(name)
         return values if quantization is None else quantization.decode(values)
+
+    @property
+    def n_vocab(self) -> int:
+        """Columns of the logits."""
+        return int(self._types["logits"].shape[-1])
 
     def _encode(self, name: str, value: float) -> float:
         quantization = self._quantization.get(name)
@@ -150,20 +145,28 @@ class StaticDecoder:
     Args:
         folder: the exported model.
         settings: of the sessions.
+        n_ctx: tokens of one slot, at most the folder's.
 
     Raises:
-        ModelFileError: a graph is damaged, or not the one that the manifest speaks of.
-        BackendUnavailableError: a provider is not there, or does not take the graphs.
+        InvalidRequestError: n_ctx is more than the graphs hold.
+        ModelFileError, UnsupportedModelError, BackendUnavailableError: as open_session, or a graph is not the one that the manifest speaks of.
+        InsufficientMemoryError: the weights do not fit.
     """
 
-    def __init__(self, folder: ExportedFolder, settings: SessionSettings) -> None:
+    def __init__(self, folder: ExportedFolder, settings: SessionSettings, n_ctx: int) -> None:
         manifest = folder.manifest
+        if n_ctx > manifest.n_ctx:
+            raise InvalidRequestError(
+                f"n_ctx is {n_ctx}, but the graphs of {folder.path} are made for {manifest.n_ctx} tokens; export the model for more"
+            )
         self._config = read_config(folder.metadata)
-        self._n_ctx = manifest.n_ctx
+        self._n_ctx = n_ctx
+        self._n_places = manifest.n_ctx  # of the cache: the graphs read them all
         self._pieces: list[_Piece] = []
         self._slots: list[_Cache] = []
         self._bindings: dict[tuple[int, int], Any] = {}  # by slot and tokens of the graph
-        self._weight_bytes = sum(manifest.files[graph.file] for graph in manifest.graphs)
+        self._weight_bytes = sum(size for name, size in manifest.files.items() if name.endswith(_WEIGHT_FILES))
+        require_memory(self._weight_bytes, f"the weights of {folder.path.name}")
         for graph in sorted(manifest.graphs, key=lambda graph: graph.n_tokens or 0):
             if graph.n_tokens is None:
                 raise ModelFileError(f"{folder.path}: the graph {graph.file} has no fixed number of tokens; export the model again")
@@ -185,8 +188,12 @@ class StaticDecoder:
         return self._n_ctx
 
     @property
+    def n_vocab(self) -> int:
+        return self._pieces[0].n_vocab
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of the graphs' files: each holds its own weights."""
+        """Bytes of the graphs' files and their data."""
         return self._weight_bytes
 
     @property
@@ -199,8 +206,10 @@ class StaticDecoder:
         missing = n_slots - len(self._slots)
         if missing <= 0:
             return
-        require_memory(missing * self._n_ctx * self.kv_bytes_per_token, f"the KV cache of {missing} sequences of {self._n_ctx} tokens")
-        self._slots += [_Cache(self._config, self._n_ctx, self._cache_type) for _ in range(missing)]
+        require_memory(
+            missing * self._n_places * self.kv_bytes_per_token, f"the KV cache of {missing} sequences of {self._n_places} tokens"
+        )
+        self._slots += [_Cache(self._config, self._n_places, self._cache_type) for _ in range(missing)]
 
     def run(self, runs: Sequence[Run], hidden: bool) -> list[NDArray[np.float32]]:
         """Compute the tokens of one run after the other, as Decoder.run says."""
@@ -219,12 +228,6 @@ class StaticDecoder:
         self._pieces, self._slots = [], []
 
     def _run(self, run: Run, name: str) -> NDArray[np.float32]:
-        if run.n_past + len(run.tokens) > self._n_ctx:
-            raise InvalidRequestError(
-                f"{run.n_past} + {len(run.tokens)} tokens exceed the {self._n_ctx} that the graphs were exported for; "
-                "export the model with a larger n_ctx"
-            )
-        width = self._config.n_embd if name == "hidden_states" else 0
         parts: list[NDArray[np.float32]] = []
         start = 0
         while start < len(run.tokens):
@@ -233,9 +236,8 @@ class StaticDecoder:
             piece.run(self._binding(run.slot, piece), self._slots[run.slot], run.n_past + start, tokens)
             rows = run.rows[(run.rows >= start) & (run.rows < start + len(tokens))]
             parts.append(piece.result(name, rows - start))
-            width = parts[-1].shape[1]
             start += len(tokens)
-        return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+        return np.concatenate(parts)
 
     def _piece_for(self, n_tokens: int) -> _Piece:
         """The smallest graph that takes so many tokens at once, else the largest."""
