@@ -26,6 +26,7 @@ _DTYPES: Mapping[str, type[Any]] = {"tensor(float)": np.float32, "tensor(float16
 _N_PIECE = 512  # tokens of a prompt at once: more gain nothing, and need more memory between the nodes
 _PAGE = 256  # tokens for which memory is asked at once
 _MAX_BINDINGS = 64
+_FIRST_ROW, _NO_ROW = np.zeros(1, np.int64), np.zeros(0, np.int64)
 
 
 class DynamicDecoder:
@@ -51,6 +52,9 @@ class DynamicDecoder:
         self._n_ctx = n_ctx
         self._cache = _Cache(self._graph, n_ctx)
         self._bindings: dict[tuple[int, int, bool], _Binding] = {}
+        self._positions = np.arange(n_ctx + 1)
+        self._ones = np.ones((1, n_ctx), np.int64)
+        self._tokens = np.zeros((self._cache.n_slots, 1), np.int64)
         self._closed = False
 
     @property
@@ -77,6 +81,7 @@ class DynamicDecoder:
         if n_slots > self._cache.n_slots:
             self._cache.grow(n_slots)
             self._bindings.clear()  # they point into the old arrays
+            self._tokens = np.zeros((self._cache.n_slots, 1), np.int64)
 
     def run(self, runs: Sequence[Run], hidden: bool) -> list[NDArray[np.float32]]:
         for run in runs:
@@ -112,22 +117,28 @@ class DynamicDecoder:
             tokens = run.tokens[start : start + _N_PIECE]
             rows = run.rows[(run.rows >= start) & (run.rows < start + len(tokens))] - start
             ends = np.array([run.n_past + start + len(tokens)])
-            binding.run(tokens[None].astype(np.int64), ends, rows, result[None, done : done + len(rows)])
+            binding.run(tokens[None].astype(np.int64), self._mask(ends), rows, result[None, done : done + len(rows)])
             done += len(rows)
 
     def _run_singles(self, runs: Sequence[Run], hidden: bool) -> NDArray[np.float32]:
         """Compute one token for each slot from the first run's to the last's; outputs [n_slots, 1 or 0 rows, width]."""
         first, n_slots = runs[0].slot, runs[-1].slot + 1 - runs[0].slot
-        tokens = np.zeros((n_slots, 1), np.int64)
+        tokens = self._tokens[:n_slots]
         # A slot in between computes for nothing, and writes behind what it holds.
         ends = self._cache.lengths[first : first + n_slots] + 1
         for run in runs:
             tokens[run.slot - first] = run.tokens
             ends[run.slot - first] = run.n_past + 1
-        rows = np.zeros(max(len(run.rows) for run in runs), np.int64)
+        rows = _FIRST_ROW if any(len(run.rows) for run in runs) else _NO_ROW
         result = np.empty((n_slots, len(rows), self._graph.n_embd if hidden else self._graph.n_vocab), np.float32)
-        self._binding(first, n_slots, hidden).run(tokens, ends, rows, result)
+        self._binding(first, n_slots, hidden).run(tokens, self._mask(ends), rows, result)
         return result
+
+    def _mask(self, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ones for the tokens that each slot has after the run, then zeros: [n_slots, most tokens]."""
+        if len(ends) == 1:
+            return self._ones[:, : ends[0]]
+        return (self._positions[: ends.max()] < ends[:, None]).astype(np.int64)
 
     def _groups(self, singles: Sequence[int], runs: Sequence[Run]) -> Iterator[list[int]]:
         """The single-token runs, each list one batch."""
@@ -254,6 +265,7 @@ class _Binding:
     def __init__(self, session: Session, cache: _Cache, first: int, n_slots: int, output: str) -> None:
         self._session = session
         self._output = output
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._ort = session.ort.io_binding()
         for name, array in zip(cache.names, cache.arrays, strict=True):
             part = array[first : first + n_slots]
@@ -261,19 +273,28 @@ class _Binding:
             self._ort.bind_input(f"past_key_values{name}", *place)
             self._ort.bind_output(f"present{name}", *place)
 
-    def run(self, tokens: NDArray[np.int64], ends: NDArray[np.int64], rows: NDArray[np.int64], result: NDArray[np.float32]) -> None:
+    def run(self, tokens: NDArray[np.int64], mask: NDArray[np.int64], rows: NDArray[np.int64], result: NDArray[np.float32]) -> None:
         """
         Args:
             tokens: [n_slots, n_tokens].
-            ends: [n_slots], tokens that each slot holds with these.
+            mask: [n_slots, n_total].
             rows: [n_rows], which of n_tokens give outputs, the same in every slot.
             result: the outputs are written to it, [n_slots, n_rows, width].
         """
-        mask = (np.arange(ends.max()) < ends[:, None]).astype(np.int64)
         for name, array in (("input_ids", tokens), ("attention_mask", mask), ("logit_rows", rows)):
-            self._ort.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        self._ort.bind_output(self._output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
+            if self._is_news(name, array):
+                self._ort.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        if self._is_news(self._output, result):
+            self._ort.bind_output(self._output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
         self._session.run(self._ort)
+
+    def _is_news(self, name: str, array: NDArray[Any]) -> bool:
+        """Whether another array, or another shape, was bound to the name before."""
+        place = (array.ctypes.data, array.shape)
+        if self._bound.get(name) == place:
+            return False
+        self._bound[name] = place
+        return True
 
 
 def _names(prefix: str, n_layers: int) -> list[str]:
