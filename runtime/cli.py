@@ -15,6 +15,7 @@ import edgelm
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.commands.chat import chat
 from edgelm.runtime.commands.doctor import doctor
+from edgelm.runtime.commands.export import export
 from edgelm.runtime.commands.inspect import inspect
 from edgelm.runtime.commands.models import models, pull
 from edgelm.runtime.commands.run import run
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, chat, pull, models, inspect, doctor):
+for command in (run, chat, pull, models, inspect, export, doctor):
     app.command()(command)
 
 
