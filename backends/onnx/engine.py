@@ -208,7 +208,7 @@ def _open_decoder(folder: ExportedFolder, settings: SessionSettings, n_ctx: int)
         return DynamicDecoder(folder, settings, n_ctx)
     from edgelm.backends.onnx.static_decoder import StaticDecoder
 
-    return StaticDecoder(folder, settings)
+    return StaticDecoder(folder, settings, n_ctx)
 
 
 def _export(

@@ -6,56 +6,56 @@ holds at most 2 GiB, which bounds the model: about 500 million weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
 from edgelm.backends.config import read_config
+from edgelm.backends.onnx.export import ExportOptions, ExportReport, Progress, StoredFormat
 from edgelm.backends.onnx.export_static import StaticGraph, static_graph
 from edgelm.backends.onnx.mobile_report import MobileReport, mobile_report
-from edgelm.backends.onnx.static_decoder import MASK_VALUE
 from edgelm.backends.weights import read_tensors
 from edgelm.errors import UnsupportedModelError
-from edgelm.quant.exported_folder import GraphFile, Manifest, write_manifest, write_metadata
-from edgelm.quant.model_file import ModelFile
-
-Progress = Callable[[str], None]
+from edgelm.quant.exported_folder import GraphFile, Manifest
+from edgelm.quant.model_file import ModelFile, Tensor
 
 _MAX_FILE_BYTES = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
 _MIN_SHARE = 0.5  # of the nodes
 
 
-def write_nnapi(file: ModelFile, folder: Path, *, n_ctx: int, chunk: int, progress: Progress) -> tuple[MobileReport, ...]:
-    """Write graphs, metadata and manifest into an empty folder.
+def export_nnapi(file: ModelFile, folder: Path, options: ExportOptions, progress: Progress) -> ExportReport:
+    """Write prefill.onnx and decode.onnx (with a chunk of 1 only the latter) into the folder; manifest and metadata are the caller's.
 
-    Args:
-        n_ctx: tokens that one sequence may hold.
-        chunk: tokens of the graph that reads prompts; 1 for none of its own, so that prompts are read token by token.
-        progress: called with a line before anything that takes long.
-
-    Returns:
-        What the mobile-usability checker says of each graph.
+    The report's notes are what the mobile-usability checker says of each graph; the manifest's details keep it as JSON.
 
     Raises:
-        ModelFileError: a tensor is missing or has a wrong shape, or the folder cannot be written.
+        ModelFileError: a tensor is missing or has a wrong shape.
         UnsupportedModelError: the model is not one that edgelm runs, is too large for the format, or NNAPI would run almost none of it.
     """
     config = read_config(file.metadata)
     tensors = read_tensors(file, config)
-    names = {chunk: "prefill", 1: "decode"}
+    n_ctx = options.context(config)
+    names = {options.chunk: "prefill", 1: "decode"}
     graphs = {name: static_graph(tensors, config, n_tokens, n_ctx) for n_tokens, name in names.items()}
     check_size(graphs["decode"], file.path.name)
     progress("asking the mobile-usability checker which nodes NNAPI would run")
-    reports = tuple(mobile_report(name, without_data(graph)) for name, graph in graphs.items())
+    reports = tuple(mobile_report(f"{name}.onnx", without_data(graph)) for name, graph in graphs.items())
     require_nnapi(reports)
     for name, graph in graphs.items():
         progress(f"writing {name}.onnx")
         onnx.save(graph.with_weights(), folder / f"{name}.onnx")
-    write_metadata(folder, file.metadata)
-    write_manifest(folder, _manifest(names, n_ctx, reports))
-    return reports
+    manifest = Manifest(
+        target="nnapi",
+        n_ctx=n_ctx,
+        precision="f32",
+        kv_type="f32",
+        graphs=tuple(GraphFile(f"{name}.onnx", n_tokens) for n_tokens, name in names.items()),
+        details={"mobile_reports": [report.as_json() for report in reports]},
+    )
+    return ExportReport(folder, manifest, _formats(file), tuple(report.text for report in reports))
 
 
 def check_size(graph: StaticGraph, name: str) -> None:
@@ -92,12 +92,13 @@ def require_nnapi(reports: Sequence[MobileReport]) -> None:
             )
 
 
-def _manifest(names: dict[int, str], n_ctx: int, reports: Sequence[MobileReport]) -> Manifest:
-    return Manifest(
-        target="nnapi",
-        n_ctx=n_ctx,
-        precision="f32",
-        kv_type="f32",
-        graphs=tuple(GraphFile(f"{name}.onnx", n_tokens) for n_tokens, name in names.items()),
-        details={"mask_value": MASK_VALUE, "mobile_reports": [report.as_json() for report in reports]},
+def _formats(file: ModelFile) -> tuple[StoredFormat, ...]:
+    """Every weight becomes the float32 number that it stands for."""
+    matrices: dict[str, list[Tensor]] = {}
+    for tensor in file.tensors.values():
+        if len(tensor.shape) == 2:
+            matrices.setdefault(tensor.format.name, []).append(tensor)
+    return tuple(
+        StoredFormat(name, "float32", True, len(found), sum(t.data.size for t in found), sum(4 * math.prod(t.shape) for t in found))
+        for name, found in matrices.items()
     )

@@ -21,7 +21,7 @@ from edgelm.backends.memory import require_memory
 from edgelm.backends.onnx.decoder import Run
 from edgelm.backends.onnx.quantization import Quantization
 from edgelm.backends.onnx.session import Session, SessionSettings, open_session
-from edgelm.errors import InvalidRequestError, ModelFileError
+from edgelm.errors import InsufficientMemoryError, ModelFileError
 from edgelm.quant.exported_folder import ExportedFolder
 
 MASK_VALUE = np.float32(-1e4)
@@ -64,7 +64,7 @@ class _Piece:
         self.n = n_tokens
         self.session = session
         self._n_ctx = manifest.n_ctx
-        self._quantization = {name: Quantization(**values) for name, values in manifest.details.get("quantization", {}).items()}
+        self._quantization = _quantizations(folder)
         inputs, outputs = session.ort.get_inputs(), session.ort.get_outputs()
         self._types = {tensor.name: tensor for tensor in (*inputs, *outputs)}
         self._check(folder, config)
@@ -99,18 +99,22 @@ class _Piece:
 
     def result(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows of "logits" or "hidden_states" of the last run."""
-        values = self._results[name][rows]
+        codes = self._results[name][rows]
         quantization = self._quantization.get(name)
-        return values if quantization is None else quantization.decode(values)
+        if quantization is None:
+            return codes
+        values: NDArray[np.float32] = (codes.astype(np.float32) - np.float32(quantization.zero_point)) * np.float32(quantization.scale)
+        return values
 
     @property
     def n_vocab(self) -> int:
         """Columns of the logits."""
         return int(self._types["logits"].shape[-1])
 
-    def _encode(self, name: str, value: float) -> float:
+    def _codes(self, name: str, values: NDArray[np.float32]) -> NDArray[Any]:
+        """What the graph takes for real values; those beyond its range become the range's end."""
         quantization = self._quantization.get(name)
-        return value if quantization is None else quantization.encode(value, self._dtype(name))
+        return values if quantization is None else quantization.codes(values)
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         return np.dtype(_DTYPES[self._types[name].type])
@@ -123,20 +127,33 @@ class _Piece:
         Raises:
             ModelFileError: the graph is not the one that the manifest and the metadata speak of.
         """
-        heads, d, n_ctx = config.n_kv_heads, config.head_dim, self._n_ctx
-        wanted: dict[str, tuple[int, ...]] = {"input_ids": (self.n,)}
+        heads, d, n, n_ctx = config.n_kv_heads, config.head_dim, self.n, self._n_ctx
+        wanted: dict[str, tuple[int, ...]] = {"input_ids": (n,), "hidden_states": (n, config.n_embd)}
         for layer in range(config.n_layers):
             wanted |= {f"past_key_values.{layer}.key": (1, heads, d, n_ctx), f"past_key_values.{layer}.value": (1, heads, n_ctx, d)}
-            wanted |= {f"new_key_values.{layer}.key": (1, heads, d, self.n), f"new_key_values.{layer}.value": (1, heads, self.n, d)}
-        wanted |= {"hidden_states": (self.n, config.n_embd)}
+            wanted |= {f"new_key_values.{layer}.key": (1, heads, d, n), f"new_key_values.{layer}.value": (1, heads, n, d)}
+        masks = {"local_attention_mask" if local else "attention_mask" for local in config.local_layers}
+        wanted |= dict.fromkeys(masks, (1, 1, n, n_ctx + n))
         for name, shape in wanted.items():
             found = self._types.get(name)
             if found is None or tuple(found.shape) != shape or found.type not in _DTYPES:
                 is_there = "is not there" if found is None else f"is {found.type} {list(found.shape)}"
                 raise ModelFileError(
-                    f"{folder.path}: the graph for {self.n} tokens should have a tensor {name} of shape {list(shape)}, but it {is_there}; "
+                    f"{folder.path}: the graph for {n} tokens should have a tensor {name} of shape {list(shape)}, but it {is_there}; "
                     "export the model again"
                 )
+
+
+def _quantizations(folder: ExportedFolder) -> dict[str, Quantization]:
+    """How each input and output that holds whole numbers stands for real ones.
+
+    Raises:
+        ModelFileError: the manifest is damaged.
+    """
+    try:
+        return {name: Quantization(**values) for name, values in folder.manifest.details.get("quantization", {}).items()}
+    except (AttributeError, TypeError):
+        raise ModelFileError(f"{folder.path}: the manifest's details of the quantization are damaged; export the model again") from None
 
 
 class StaticDecoder:
@@ -148,17 +165,12 @@ class StaticDecoder:
         n_ctx: tokens of one slot, at most the folder's.
 
     Raises:
-        InvalidRequestError: n_ctx is more than the graphs hold.
-        ModelFileError, UnsupportedModelError, BackendUnavailableError: as open_session, or a graph is not the one that the manifest speaks of.
+        ModelFileError, UnsupportedModelError, BackendUnavailableError: as open_session; also a graph that is not what the manifest says.
         InsufficientMemoryError: the weights do not fit.
     """
 
     def __init__(self, folder: ExportedFolder, settings: SessionSettings, n_ctx: int) -> None:
         manifest = folder.manifest
-        if n_ctx > manifest.n_ctx:
-            raise InvalidRequestError(
-                f"n_ctx is {n_ctx}, but the graphs of {folder.path} are made for {manifest.n_ctx} tokens; export the model for more"
-            )
         self._config = read_config(folder.metadata)
         self._n_ctx = n_ctx
         self._n_places = manifest.n_ctx  # of the cache: the graphs read them all
@@ -206,10 +218,12 @@ class StaticDecoder:
         missing = n_slots - len(self._slots)
         if missing <= 0:
             return
-        require_memory(
-            missing * self._n_places * self.kv_bytes_per_token, f"the KV cache of {missing} sequences of {self._n_places} tokens"
-        )
-        self._slots += [_Cache(self._config, self._n_places, self._cache_type) for _ in range(missing)]
+        what = f"the KV cache of {missing} sequences of {self._n_places} tokens"
+        require_memory(missing * self._n_places * self.kv_bytes_per_token, what)
+        try:
+            self._slots += [_Cache(self._config, self._n_places, self._cache_type) for _ in range(missing)]
+        except MemoryError:
+            raise InsufficientMemoryError(f"there is no memory for {what}; use fewer sequences, or export with a smaller n_ctx") from None
 
     def run(self, runs: Sequence[Run], hidden: bool) -> list[NDArray[np.float32]]:
         """Compute the tokens of one run after the other, as Decoder.run says."""
