@@ -147,7 +147,10 @@ class _Decoder:
         k = self.heads(f"{name}.k", x, layer.k, layer.k_norm, kv, order, table)
         v = self.heads(f"{name}.v", x, layer.v, None, kv)
         q = self.op("Transpose", [q], f"{name}.q.transposed", perm=[0, 2, 1, 3])
-        k = self.op("Transpose", [k], f"new_key_values.{index}.key", perm=[0, 2, 3, 1])
+        # In two dimensions, and with a Reshape behind it: the optimizer of ONNX Runtime would push a Transpose out of the graph, past QDQ.
+        k = self.reshape(k, f"{name}.k.rows", n, kv * d)
+        k = self.op("Transpose", [k], f"{name}.k.columns", perm=[1, 0])
+        k = self.reshape(k, f"new_key_values.{index}.key", 1, kv, d, n)
         v = self.op("Transpose", [v], f"new_key_values.{index}.value", perm=[0, 2, 1, 3])
         keys = self.op("Concat", [f"past_key_values.{index}.key", k], f"{name}.keys", axis=3)
         values = self.op("Concat", [f"past_key_values.{index}.value", v], f"{name}.values", axis=2)
