@@ -4,8 +4,8 @@ The cache is one array per layer for keys and one for values, [n_slots, n_kv_hea
 about as past and as present alike, so that attention writes the new keys and values in place and nothing is copied. The arrays are never
 cleared: the system gives memory to those parts only that were written.
 
-A prompt runs by itself, in pieces. Single tokens run together, one batch for each row of neighbouring slots; a slot between them that has
-nothing to do takes part where that is cheaper than two batches.
+A prompt runs by itself, in pieces. Single tokens run together, one batch for each stretch of neighbouring slots. (To let an idle slot
+between two of them take part costs as much as a second batch, so gaps are not filled.)
 """
 
 from __future__ import annotations
@@ -88,15 +88,14 @@ class DynamicDecoder:
             self._cache.commit(run.slot, run.n_past + len(run.tokens))
         width = self._graph.n_embd if hidden else self._graph.n_vocab
         results = [np.empty((len(run.rows), width), np.float32) for run in runs]
-        singles = sorted((index for index, run in enumerate(runs) if len(run.tokens) == 1), key=lambda index: runs[index].slot)
         for index, run in enumerate(runs):
             if len(run.tokens) > 1:
                 self._run_prompt(run, hidden, results[index])
-        for group in self._groups(singles, runs):
+        for group in _neighbours(runs):
             rows = self._run_singles([runs[index] for index in group], hidden)
-            for index in group:
-                if len(results[index]):
-                    results[index] = rows[runs[index].slot - runs[group[0]].slot]
+            for index, row in zip(group, rows, strict=True):
+                if len(runs[index].rows):
+                    results[index] = row
         return results
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
@@ -121,17 +120,13 @@ class DynamicDecoder:
             done += len(rows)
 
     def _run_singles(self, runs: Sequence[Run], hidden: bool) -> NDArray[np.float32]:
-        """Compute one token for each slot from the first run's to the last's; outputs [n_slots, 1 or 0 rows, width]."""
-        first, n_slots = runs[0].slot, runs[-1].slot + 1 - runs[0].slot
-        tokens = self._tokens[:n_slots]
-        # A slot in between computes for nothing, and writes behind what it holds.
-        ends = self._cache.lengths[first : first + n_slots] + 1
-        for run in runs:
-            tokens[run.slot - first] = run.tokens
-            ends[run.slot - first] = run.n_past + 1
+        """Compute one token of each of some neighbouring slots; outputs [n_runs, 1 or 0 rows, width]."""
+        tokens = self._tokens[: len(runs)]
+        tokens[:, 0] = [run.tokens[0] for run in runs]
+        mask = self._mask(np.array([run.n_past + 1 for run in runs]))
         rows = _FIRST_ROW if any(len(run.rows) for run in runs) else _NO_ROW
-        result = np.empty((n_slots, len(rows), self._graph.n_embd if hidden else self._graph.n_vocab), np.float32)
-        self._binding(first, n_slots, hidden).run(tokens, self._mask(ends), rows, result)
+        result = np.empty((len(runs), len(rows), self._graph.n_embd if hidden else self._graph.n_vocab), np.float32)
+        self._binding(runs[0].slot, len(runs), hidden).run(tokens, mask, rows, result)
         return result
 
     def _mask(self, ends: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,21 +135,6 @@ class DynamicDecoder:
             return self._ones[:, : ends[0]]
         return (self._positions[: ends.max()] < ends[:, None]).astype(np.int64)
 
-    def _groups(self, singles: Sequence[int], runs: Sequence[Run]) -> Iterator[list[int]]:
-        """The single-token runs, each list one batch."""
-        group: list[int] = []
-        for index in singles:
-            if group and not self._may_join(runs[group[-1]].slot, runs[index].slot):
-                yield group
-                group = []
-            group.append(index)
-        if group:
-            yield group
-
-    def _may_join(self, slot: int, other: int) -> bool:
-        """Whether two slots run in one batch: they are neighbours."""
-        return other == slot + 1
-
     def _binding(self, first: int, n_slots: int, hidden: bool) -> _Binding:
         key = (first, n_slots, hidden)
         if key not in self._bindings:
@@ -162,6 +142,19 @@ class DynamicDecoder:
                 self._bindings.clear()
             self._bindings[key] = _Binding(self._session, self._cache, first, n_slots, "hidden_states" if hidden else "logits")
         return self._bindings[key]
+
+
+def _neighbours(runs: Sequence[Run]) -> Iterator[list[int]]:
+    """Indices of the runs of a single token, by slot, each list a stretch of slots without a gap."""
+    singles = sorted((index for index, run in enumerate(runs) if len(run.tokens) == 1), key=lambda index: runs[index].slot)
+    group: list[int] = []
+    for index in singles:
+        if group and runs[index].slot > runs[group[-1]].slot + 1:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 class _GraphShape:
