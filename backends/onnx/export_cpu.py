@@ -24,7 +24,7 @@ from edgelm.backends.onnx.export import ExportOptions, ExportReport
 from edgelm.backends.onnx.graph import FLOAT, FLOAT16, INT32, INT64, GraphWriter
 from edgelm.backends.onnx.matrix_writer import MatrixWriter
 from edgelm.backends.rope import rope_tables
-from edgelm.backends.weights import LayerTensors, ModelTensors, read_tensors
+from edgelm.backends.weights import LayerTensors, Linear, ModelTensors, read_tensors
 from edgelm.errors import UnsupportedModelError
 from edgelm.quant.exported_folder import GraphFile, Manifest
 from edgelm.quant.model_file import ModelFile, Tensor
@@ -121,6 +121,13 @@ class _Decoder:
         normed, _mean, _deviation, total = self._graph.ops(kind, added, x, gamma, outputs="1001", epsilon=self._c.norm_eps)
         return normed, total
 
+    def _products(self, x: str, *linears: Linear) -> list[str]:
+        """Linear layers of one input; a single product where their weights can lie in one matrix, which is a few percent faster."""
+        if not self._matrices.can_join(linears):
+            return [self._matrices.linear(x, layer) for layer in linears]
+        sizes = self._graph.constant(np.array([layer.n_out for layer in linears]))
+        return self._graph.ops("Split", self._matrices.linear(x, *linears), sizes, outputs="1" * len(linears), axis=-1)
+
     def _added(self, x: str, post_norm: Tensor | None) -> str:
         """What a half of a block adds to the stream."""
         return self._scaled(x if post_norm is None else self._norm(x, post_norm), self._c.residual_scale)
@@ -128,7 +135,7 @@ class _Decoder:
     # -- feed-forward --------------------------------------------------------------------------------------------------------------
 
     def _feed_forward(self, layer: LayerTensors, x: str) -> str:
-        gate, up = self._matrices.linear(x, layer.gate), self._matrices.linear(x, layer.up)
+        gate, up = self._products(x, layer.gate, layer.up)
         if self._c.row.activation == "silu":
             active = self._graph.op("QuickGelu", gate, alpha=1.0)  # x sigmoid(alpha x)
         else:
@@ -170,18 +177,11 @@ class _Decoder:
 
     def _queries_keys_values(self, layer: LayerTensors, x: str) -> tuple[str, str, str]:
         """q [batch, n_tokens, n_heads * head_dim], k, v; or all three in one value, and "" twice, where nothing is done to them outside."""
-        graph, c = self._graph, self._c
         parts = (layer.q, layer.k, layer.v)
-        needs_parts = layer.q_norm is not None or layer.k_norm is not None or not self._rotates_inside
-        if not self._matrices.can_join(parts):
-            query, key, value = (self._matrices.linear(x, part) for part in parts)
-        else:
-            joined = self._matrices.linear(x, *parts)
-            if not needs_parts:
-                return joined, "", ""
-            sizes = graph.constant(np.array([part.n_out for part in parts]))
-            query, key, value = graph.ops("Split", joined, sizes, outputs="111", axis=-1)
-        return self._head_norm(query, layer.q_norm, c.n_heads), self._head_norm(key, layer.k_norm, c.n_kv_heads), value
+        if layer.q_norm is None and layer.k_norm is None and self._rotates_inside and self._matrices.can_join(parts):
+            return self._matrices.linear(x, *parts), "", ""
+        query, key, value = self._products(x, *parts)
+        return self._head_norm(query, layer.q_norm, self._c.n_heads), self._head_norm(key, layer.k_norm, self._c.n_kv_heads), value
 
     def _head_norm(self, x: str, weight: Tensor | None, n_heads: int) -> str:
         """RMSNorm of each head of x [batch, n_tokens, n_heads * head_dim]."""
