@@ -6,6 +6,7 @@
     outputs   logits float32 [batch, n_rows, n_vocab], hidden_states float32 [batch, n_rows, n_embd] after the final norm,
               present.{layer}.key and .value [batch, n_kv_heads, n_total or the past buffer's length, head_dim]
 
+The graph declares one row of logits, which is what there is by default; where more are asked for, ONNX Runtime logs a warning.
 A row of the mask is ones for the tokens that its sequence has after this call, then zeros; nothing else is read from it. Where past
 and present are one buffer, attention writes the new keys and values in place.
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.onnx.export import ExportOptions, ExportReport
+from edgelm.backends.onnx.genai_config import genai_config, write_genai_config
 from edgelm.backends.onnx.graph import FLOAT, FLOAT16, INT32, INT64, GraphWriter
 from edgelm.backends.onnx.matrix_writer import MatrixWriter
 from edgelm.backends.rope import rope_tables
@@ -48,6 +50,7 @@ def export_cpu(file: ModelFile, folder: Path, options: ExportOptions, progress: 
         progress(f"writing {config.n_layers} layers")
         _Decoder(graph, matrices, config, tensors, n_ctx, options.kv_type).write(file.drop_pages)
         path = graph.save()
+    write_genai_config(folder, genai_config(config, file.metadata, tensors.n_vocab, n_ctx, path.name))
     manifest = Manifest("cpu", n_ctx, options.precision, options.kv_type, (GraphFile(path.name),))
     return ExportReport(folder, manifest, matrices.report)
 
@@ -98,7 +101,8 @@ class _Decoder:
             graph.op("Mul", graph.op("Tanh", graph.op("Div", self._matrices.linear(x, self._t.output), cap)), cap, name=name)
         else:
             self._matrices.linear(x, self._t.output, name=name)
-        graph.output(name, FLOAT, ("batch", "n_rows", self._t.n_vocab))
+        # onnxruntime-genai takes the logits of the last token alone only where the graph says that there is one row.
+        graph.output(name, FLOAT, ("batch", 1, self._t.n_vocab))
 
     # -- small parts ---------------------------------------------------------------------------------------------------------------
 
