@@ -219,12 +219,21 @@ def _export(
     The export holds at least the default context, so that smaller ones need no second export; but LongRoPE's rotations hang on the exact
     context.
     """
-    from platformdirs import user_cache_dir
-
     from edgelm.backends.onnx.export import ExportOptions, cached_export
 
     least = min(config.n_ctx_train, DEFAULT_N_CTX)
     exact = "rope_factors_long.weight" in file.tensors
     context = n_ctx if exact else max(n_ctx or least, least)
     options = ExportOptions(target="cpu", n_ctx=context, precision=precision or "int8")
-    return ExportedFolder(cached_export(file, options, cache_folder or Path(user_cache_dir("edgelm", appauthor=False)), progress))
+    return ExportedFolder(cached_export(file, options, _cache_folder(cache_folder), progress))
+
+
+def export_folder(cache_folder: Path | None = None) -> Path:
+    """Where models that were exported on the way are kept."""
+    return _cache_folder(cache_folder) / "onnx"
+
+
+def _cache_folder(cache_folder: Path | None) -> Path:
+    from platformdirs import user_cache_dir
+
+    return cache_folder or Path(user_cache_dir("edgelm", appauthor=False))

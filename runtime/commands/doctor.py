@@ -18,11 +18,11 @@ _RELEVANT = (
 
 
 def doctor() -> None:
-    """Show the CPU features found, the threads chosen and why, limits, memory, caches and backends."""
+    """Show the CPU features found, the threads chosen and why, limits, memory, caches, backends and execution providers."""
     from edgelm.runtime.commands.tables import print_facts
 
     settings = read_settings()
-    print_facts([*_software(), *_processor(), *_memory(), *_storage(settings), *_backends()])
+    print_facts([*_software(), *_processor(), *_memory(), *_storage(settings), *_backends(), *_providers()])
 
 
 def _software() -> list[tuple[str, str]]:
@@ -62,7 +62,17 @@ def _storage(settings: Settings) -> list[tuple[str, str]]:
     return [
         ("models", f"{settings.models}: {len(models)} files, {_gigabytes(size)}; {_gigabytes(free)} free on this disk"),
         ("kernel cache", _kernel_cache()),
+        ("ONNX exports", _exports()),
     ]
+
+
+def _exports() -> str:
+    from edgelm.backends.onnx.engine import export_folder
+
+    folder = export_folder(read_settings().home)
+    models = [entry for entry in folder.glob("*") if entry.is_dir()]
+    size = sum(file.stat().st_size for entry in models for file in entry.rglob("*") if file.is_file())
+    return f"{folder}: {len(models)} models, {_gigabytes(size)}; deleting them is safe, they are made again when they are needed"
 
 
 def _kernel_cache() -> str:
@@ -87,12 +97,32 @@ def _existing(folder: Path) -> Path:
 
 
 def _backends() -> list[tuple[str, str]]:
-    from edgelm.backends.registry import ENGINES, unavailable_reason
+    from edgelm.backends.registry import engine_names
 
-    return [
-        (f"backend {name}", f"available: {engine.summary}" if (reason := unavailable_reason(name)) is None else f"not available: {reason}")
-        for name, engine in ENGINES.items()
-    ]
+    return [(f"backend {name}", _backend(name)) for name in engine_names()]
+
+
+def _backend(name: str) -> str:
+    from edgelm.backends.registry import find_engine, unavailable_reason
+    from edgelm.errors import BackendUnavailableError
+
+    try:
+        reason = unavailable_reason(name)
+    except BackendUnavailableError as error:  # another package's engine that cannot be loaded
+        return f"not available: {error}"
+    return f"available: {find_engine(name).summary}" if reason is None else f"not available: {reason}"
+
+
+def _providers() -> list[tuple[str, str]]:
+    from edgelm.backends.onnx.providers import ProviderState, survey
+
+    def words(state: ProviderState) -> str:
+        if state.reason is not None:
+            return f"not available: {state.reason}"
+        devices = f"; devices: {', '.join(state.devices)}" if state.devices else ""
+        return f"available: {state.provider.summary}; {state.version}{devices}"
+
+    return [(f"ONNX provider {state.provider.name}", words(state)) for state in survey()]
 
 
 def _gigabytes(n_bytes: int) -> str:
