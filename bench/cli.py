@@ -1,4 +1,4 @@
-"""The `edgebench` command: speed and quality of edgelm beside llama.cpp.
+"""The `edgebench` command: speed and quality of edgelm beside other programs.
 
 Exit codes: 0 done, 1 an error edgelm can explain, 2 wrong usage, 130 interrupted.
 """
@@ -17,25 +17,29 @@ from rich.table import Table
 
 from edgelm.backends.cpu.topology import choose_threads
 from edgelm.backends.registry import PRECISIONS
-from edgelm.bench.compare import Comparison, Measurement, Workload
+from edgelm.bench.compare import PEERS, Comparison, Measurement, Workload
 from edgelm.bench.compare import compare as compare_engines
 from edgelm.bench.judge import Judgement
 from edgelm.bench.judge import judge as judge_model
 from edgelm.bench.shapes import SHAPES, write_shape
 from edgelm.errors import EdgeLMError, InvalidRequestError, ModelFileError
+from edgelm.quant.exported_folder import is_exported_folder
 from edgelm.runtime.catalogue import resolve_model
 
 app = typer.Typer(
     name="edgebench",
-    help="Measure edgelm beside llama.cpp.",
+    help="Measure edgelm beside other programs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Path of a GGUF file, or a catalogue name.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Path of a GGUF file or of an exported folder, or a catalogue name.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the record to this file.")]
-PrecisionOption = Annotated[Literal["int8", "f32"], typer.Option(help="Precision of edgelm's activations.")]
+PrecisionOption = Annotated[
+    Literal["int8", "f32"] | None, typer.Option(help="Precision of edgelm's activations.", show_default="the engine's choice")
+]
+BackendOption = Annotated[str, typer.Option(help="edgelm's engine.")]
 
 
 @app.command()
@@ -46,14 +50,17 @@ def compare(
     generate: Annotated[int, typer.Option(min=0, help="Tokens decoded one by one; 0 for none.")] = 128,
     repeat: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 5,
     busy: Annotated[bool, typer.Option("--busy", help="Run one spinning process beside both engines.")] = False,
-    precision: PrecisionOption = "int8",
+    precision: PrecisionOption = None,
+    backend: BackendOption = "cpu",
+    peer: Annotated[str, typer.Option(help=f"The other program: {', '.join(PEERS)}.")] = "llama.cpp",
     json_file: JsonOption = None,
 ) -> None:
-    """Speed of edgelm and llama.cpp on the same file with the same threads, taking turns."""
+    """Speed of an edgelm engine and of another program on the same model with the same threads, taking turns."""
     console = Console()
-    workload = Workload(_thread_counts(threads), prompt, generate, repeat, busy, precision)
+    workload = Workload(_thread_counts(threads), prompt, generate, repeat, busy, precision, backend, peer)
+    path = _exported_folder(model) if peer == "onnxruntime-genai" else _gguf_file(model)
     with console.status("starting") as status:
-        comparison = compare_engines(_gguf_file(model), workload, status.update)
+        comparison = compare_engines(path, workload, status.update)
     console.print(_comparison_table(comparison))
     _write_json(json_file, asdict(comparison))
 
@@ -78,6 +85,7 @@ def divergence(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to compare on.")] = 256,
     precision: Annotated[str, typer.Option(metavar="P,P", help="Precisions of edgelm's activations: int8, f32, or both.")] = "int8",
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as there are cores.")] = 0,
+    backend: BackendOption = "cpu",
     judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The model with float32 weights; written if it is not there, and kept.")
     ] = None,
@@ -88,7 +96,7 @@ def divergence(
     precisions = _precisions(precision)
     n_threads = threads or choose_threads().n_threads
     with console.status("starting") as status:
-        result = judge_model(_gguf_file(model), _read_text(text), tokens, precisions, n_threads, status.update, judge)
+        result = judge_model(_gguf_file(model), _read_text(text), tokens, precisions, n_threads, status.update, judge, backend)
     console.print(_judgement_table(result))
     _write_json(json_file, asdict(result))
 
@@ -106,6 +114,15 @@ def _gguf_file(model: str) -> Path:
     path = resolve_model(model)
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder, but llama.cpp reads GGUF files only; give the path of one")
+    return path
+
+
+def _exported_folder(model: str) -> Path:
+    path = resolve_model(model)
+    if not is_exported_folder(path):
+        raise ModelFileError(
+            f"{path} is no exported folder, but onnxruntime-genai reads nothing else; make one with: edgelm export {model} OUT"
+        )
     return path
 
 
@@ -147,7 +164,7 @@ def _comparison_table(comparison: Comparison) -> Table:
     title = f"{comparison.model} on {comparison.machine.cpu}"
     caption = f"tokens per second, median of {workload.repeat} turns{'; one core busy with another process' if workload.busy else ''}"
     table = Table(title=title, caption=caption)
-    for heading in ("threads", "phase", "edgelm", "llama.cpp", "ratio", "min to max"):
+    for heading in ("threads", "phase", f"edgelm {workload.backend}", workload.peer, "ratio", "min to max"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
     for measured in comparison.measurements:
         table.add_row(*_cells(measured))
@@ -159,7 +176,7 @@ def _cells(measured: Measurement) -> tuple[str, ...]:
         str(measured.n_threads),
         f"{measured.phase} {measured.n_tokens}",
         f"{measured.edgelm_median:.1f}",
-        f"{measured.llamacpp_median:.1f}",
+        f"{measured.peer_median:.1f}",
         f"{measured.ratio:.2f}",
         f"{min(measured.ratios):.2f} to {max(measured.ratios):.2f}",
     )
@@ -169,7 +186,9 @@ def _judgement_table(result: Judgement) -> Table:
     table = Table(title="Divergence from llama.cpp on float32 weights", caption=f"over {result.llamacpp.n_tokens} tokens; KL in nats")
     for heading in ("engine", "mean KL", "largest KL", "top token agrees"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
-    engines = {f"edgelm {precision}": measured for precision, measured in result.edgelm.items()} | {"llama.cpp": result.llamacpp}
+    engines = {f"edgelm {result.backend} {precision}": measured for precision, measured in result.edgelm.items()} | {
+        "llama.cpp": result.llamacpp
+    }
     for name, measured in engines.items():
         table.add_row(name, f"{measured.mean_kl:.3e}", f"{measured.max_kl:.3e}", f"{measured.top_agreement:.1%}")
     return table

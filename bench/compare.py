@@ -1,4 +1,4 @@
-"""Speed of edgelm's CPU engine beside llama.cpp: same file, same threads, one process, taking turns."""
+"""Speed of an edgelm engine beside another program's: same model, same threads, one process, taking turns."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import hashlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import edgelm
 from edgelm.backends.cpu.topology import cpu_model
 from edgelm.backends.registry import open_backend
 from edgelm.bench.busy import busy_neighbour
+from edgelm.bench.genai_peer import GenAIPeer
+from edgelm.bench.llama_cpp_python_peer import LlamaCppPythonPeer
 from edgelm.bench.llamacpp_peer import LlamaCppPeer
 from edgelm.bench.runner import BackendRunner, Runner
 from edgelm.errors import InvalidRequestError
@@ -24,7 +27,12 @@ from edgelm.errors import InvalidRequestError
 # Both engines' threads spin for some milliseconds after their work before they sleep; the other's turn begins after that.
 _SETTLE_S = 0.25
 Result = TypeVar("Result")
-_PACKAGES = ("numpy", "numba", "llvmlite", "llama-cpp-python")
+_PACKAGES = ("numpy", "numba", "llvmlite", "llama-cpp-python", "onnxruntime", "onnxruntime-genai")
+
+PEERS: Mapping[str, Callable[[Path, int, int], Runner]] = MappingProxyType(
+    {"llama.cpp": LlamaCppPeer, "llama-cpp-python": LlamaCppPythonPeer, "onnxruntime-genai": GenAIPeer}
+)
+"""Other programs by name: each opens a model's path with so many threads and tokens of context."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ class Workload:
         n_generate: tokens decoded one by one from an empty context, 0 for none.
         repeat: turns of each engine.
         busy: whether a spinning process runs beside both.
-        precision: of edgelm's activations, "int8" or "f32".
+        precision: of edgelm's activations, "int8" or "f32"; None for the engine's choice.
+        backend: edgelm's engine.
+        peer: the other program, one of PEERS.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -45,9 +55,13 @@ class Workload:
     n_generate: int = 128
     repeat: int = 5
     busy: bool = False
-    precision: str = "int8"
+    precision: str | None = None
+    backend: str = "cpu"
+    peer: str = "llama.cpp"
 
     def __post_init__(self) -> None:
+        if self.peer not in PEERS:
+            raise InvalidRequestError(f"no peer is called {self.peer!r}; edgebench has {', '.join(PEERS)}")
         if not self.threads or min(self.threads) < 1 or self.repeat < 1 or min(self.n_prompt, self.n_generate) < 0:
             raise InvalidRequestError(f"threads and repeat must be at least 1, and token counts not negative: {self}")
         if not self.n_prompt and not self.n_generate:
@@ -60,7 +74,7 @@ class Measurement:
 
     Attributes:
         phase: "decode" or "prefill".
-        edgelm, llamacpp: tokens per second, one for each turn.
+        edgelm, peer: tokens per second, one for each turn.
         equal_tokens: greedy tokens that were equal before the first difference (decode).
     """
 
@@ -68,13 +82,13 @@ class Measurement:
     n_threads: int
     n_tokens: int
     edgelm: tuple[float, ...]
-    llamacpp: tuple[float, ...]
+    peer: tuple[float, ...]
     equal_tokens: int | None = None
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """edgelm's speed over llama.cpp's in the same turn: slow drifts of the machine cancel."""
-        return tuple(ours / theirs for ours, theirs in zip(self.edgelm, self.llamacpp, strict=True))
+        """edgelm's speed over the peer's in the same turn: slow drifts of the machine cancel."""
+        return tuple(ours / theirs for ours, theirs in zip(self.edgelm, self.peer, strict=True))
 
     @property
     def ratio(self) -> float:
@@ -85,8 +99,8 @@ class Measurement:
         return statistics.median(self.edgelm)
 
     @property
-    def llamacpp_median(self) -> float:
-        return statistics.median(self.llamacpp)
+    def peer_median(self) -> float:
+        return statistics.median(self.peer)
 
 
 @dataclass(frozen=True)
@@ -113,15 +127,14 @@ class Comparison:
 
 
 def compare(model: Path, workload: Workload, progress: Callable[[str], None]) -> Comparison:
-    """Measure both engines on a GGUF file.
+    """Measure both engines on a GGUF file, or on an exported folder where both read it.
 
     Raises:
-        BackendUnavailableError: llama-cpp-python is not installed, or the CPU engine does not run here.
+        BackendUnavailableError: the peer is not installed, or the engine does not run here.
         EdgeLMError: as the engines find the model.
     """
     progress(f"hashing {model.name}")
-    with model.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = _sha256(model)
     measurements: list[Measurement] = []
     for n_threads in workload.threads:
         measurements += _compare_at(model, n_threads, workload, progress)
@@ -129,11 +142,25 @@ def compare(model: Path, workload: Workload, progress: Callable[[str], None]) ->
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(),
         model=model.name,
-        model_bytes=model.stat().st_size,
+        model_bytes=sum(file.stat().st_size for file in _files(model)),
         model_sha256=sha256,
         workload=workload,
         measurements=tuple(measurements),
     )
+
+
+def _files(model: Path) -> list[Path]:
+    return sorted(file for file in model.rglob("*") if file.is_file()) if model.is_dir() else [model]
+
+
+def _sha256(model: Path) -> str:
+    """Of the file, or of a folder's files one after the other, by name."""
+    digest = hashlib.sha256()
+    for path in _files(model):
+        with path.open("rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    return digest.hexdigest()
 
 
 def describe_machine() -> Machine:
@@ -153,11 +180,11 @@ def _versions() -> dict[str, str]:
 
 def _compare_at(model: Path, n_threads: int, workload: Workload, progress: Callable[[str], None]) -> list[Measurement]:
     n_ctx = max(workload.n_prompt, workload.n_generate, 64) + 1
-    peer = LlamaCppPeer(model, n_threads, n_ctx=n_ctx)
+    peer = PEERS[workload.peer](model, n_threads, n_ctx)
     try:
         prompt = [(100 + i % 500) % peer.n_vocab for i in range(workload.n_prompt)]
         progress(f"{n_threads} thread(s): opening the model")
-        backend = open_backend("cpu", model, n_threads=n_threads, n_ctx=n_ctx, precision=workload.precision, progress=progress)
+        backend = open_backend(workload.backend, model, n_threads=n_threads, n_ctx=n_ctx, precision=workload.precision, progress=progress)
         runner = BackendRunner(backend)
         try:
             with busy_neighbour(workload.busy):

@@ -22,6 +22,7 @@ from edgelm.errors import InvalidRequestError
 class Judgement:
     """Divergences from the float32 judge of edgelm, by precision, and of llama.cpp, all on the quantized file."""
 
+    backend: str
     edgelm: dict[str, Divergence]
     llamacpp: Divergence
 
@@ -34,12 +35,14 @@ def judge(
     n_threads: int,
     progress: Callable[[str], None],
     judge_file: Path | None = None,
+    backend: str = "cpu",
 ) -> Judgement:
     """Compare on the text's first n_tokens tokens.
 
     Args:
         precisions: of edgelm's activations, "int8" or "f32".
         judge_file: the model with float32 weights; written there if it does not exist, and kept. None for a temporary one.
+        backend: edgelm's engine.
 
     Raises:
         InvalidRequestError: the text has fewer tokens.
@@ -65,13 +68,13 @@ def judge(
         peer.close()
     ours = {}
     for precision in precisions:
-        progress(f"edgelm on the quantized weights, {precision}")
-        runner = BackendRunner(open_backend("cpu", model, n_threads=n_threads, n_ctx=n_tokens, precision=precision, progress=progress))
+        progress(f"edgelm ({backend}) on the quantized weights, {precision}")
+        runner = BackendRunner(open_backend(backend, model, n_threads=n_threads, n_ctx=n_tokens, precision=precision, progress=progress))
         try:
             ours[precision] = divergence(wanted, runner.logits(tokens))
         finally:
             runner.close()
-    return Judgement(ours, theirs)
+    return Judgement(backend, ours, theirs)
 
 
 def _first_tokens(peer: LlamaCppPeer, text: str, n_tokens: int) -> NDArray[np.int32]:

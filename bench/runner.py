@@ -1,4 +1,4 @@
-"""An edgelm engine behind the calls that the llama.cpp peer has, so that both are timed by the same code."""
+"""An edgelm engine behind the calls that the peers have, so that both are timed by the same code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ _SEQUENCE = 0
 class Runner(Protocol):
     """One engine with one model and one sequence."""
 
+    @property
+    def n_vocab(self) -> int: ...
+
     def clear(self) -> None:
         """Forget all tokens."""
         ...
@@ -29,10 +32,6 @@ class Runner(Protocol):
         """n greedy tokens that follow the context's tokens and `token`, and the seconds they took."""
         ...
 
-    def logits(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Logits after each token of an empty context, float32 [n, n_vocab]."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -41,6 +40,10 @@ class BackendRunner:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+
+    @property
+    def n_vocab(self) -> int:
+        return self._backend.info.n_vocab
 
     def clear(self) -> None:
         self._backend.free(_SEQUENCE)
@@ -62,6 +65,7 @@ class BackendRunner:
         return ids, time.perf_counter() - start
 
     def logits(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logits after each token of an empty context, float32 [n, n_vocab]."""
         self.clear()
         return self._backend.forward([Chunk(_SEQUENCE, tokens, Outputs.ALL)])
 

@@ -41,7 +41,7 @@ class TensorSource:
 def entry(key: str, value: MetadataValue) -> bytes:
     """One metadata entry.
 
-    An int becomes uint32, or int64 or uint64 where it does not fit; a float becomes float32, or float64 where that would round it;
+    An int becomes uint32, or int64 or uint64 where it does not fit; a float becomes float32, which is what llama.cpp reads;
     a list of strings and a numpy array [n] become arrays.
 
     Raises:
@@ -68,7 +68,7 @@ def _scalar_type(value: bool | int | float) -> int:
         return BOOL
     if isinstance(value, int):
         return _TYPE_IDS[np.dtype("<u4" if 0 <= value < 2**32 else "<u8" if value >= 2**63 else "<i8")]
-    return _TYPE_IDS[np.dtype("<f4" if float(np.float32(value)) == value else "<f8")]
+    return _TYPE_IDS[np.dtype("<f4")]
 
 
 def write_gguf(path: Path, metadata: bytes, n_entries: int, tensors: Sequence[TensorSource], alignment: int = 32) -> None:

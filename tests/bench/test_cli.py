@@ -39,8 +39,8 @@ def test_divergence_prints_both_engines(tmp_path: Path, monkeypatch: pytest.Monk
     options += ["--judge", kept, "--json", record]
     assert run(monkeypatch, "divergence", model, *options) == 0
     shown = capsys.readouterr().out
-    assert "edgelm f32" in shown
-    assert "edgelm int8" in shown
+    assert "edgelm cpu f32" in shown
+    assert "edgelm cpu int8" in shown
     written = json.loads(record.read_text())
     assert written["edgelm"]["f32"]["mean_kl"] < 1e-6 < written["llamacpp"]["mean_kl"]
     assert kept.exists()

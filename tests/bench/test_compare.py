@@ -10,6 +10,7 @@ from edgelm.bench.compare import Comparison, Measurement, Workload, compare
 from edgelm.bench.llamacpp_peer import LlamaCppPeer
 from edgelm.bench.runner import BackendRunner
 from edgelm.errors import InvalidRequestError
+from edgelm.runtime.export import export
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def test_every_phase_and_thread_count_is_measured_in_turns(comparison: Compariso
         ("prefill", 2, 40),
     ]
     for measured in comparison.measurements:
-        assert len(measured.edgelm) == len(measured.llamacpp) == 2
-        assert min(*measured.edgelm, *measured.llamacpp) > 0
+        assert len(measured.edgelm) == len(measured.peer) == 2
+        assert min(*measured.edgelm, *measured.peer) > 0
 
 
 def test_both_engines_decode_the_same_tokens(comparison: Comparison) -> None:
@@ -49,13 +50,21 @@ def test_the_record_says_what_was_measured_where(comparison: Comparison, model: 
     assert comparison.model_sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert comparison.model_bytes == model.stat().st_size
     assert comparison.machine.cpu
-    assert set(comparison.machine.versions) == {"edgelm", "numpy", "numba", "llvmlite", "llama-cpp-python"}
+    assert set(comparison.machine.versions) == {
+        "edgelm",
+        "numpy",
+        "numba",
+        "llvmlite",
+        "llama-cpp-python",
+        "onnxruntime",
+        "onnxruntime-genai",
+    }
 
 
 def test_ratios_are_taken_turn_by_turn() -> None:
-    measured = Measurement("decode", 1, 128, edgelm=(30.0, 20.0, 90.0), llamacpp=(10.0, 10.0, 60.0))
+    measured = Measurement("decode", 1, 128, edgelm=(30.0, 20.0, 90.0), peer=(10.0, 10.0, 60.0))
     assert measured.ratios == (3.0, 2.0, 1.5)
-    assert (measured.ratio, measured.edgelm_median, measured.llamacpp_median) == (2.0, 30.0, 10.0)
+    assert (measured.ratio, measured.edgelm_median, measured.peer_median) == (2.0, 30.0, 10.0)
 
 
 def test_phases_without_tokens_are_left_out(model: Path) -> None:
@@ -63,7 +72,9 @@ def test_phases_without_tokens_are_left_out(model: Path) -> None:
     assert [m.phase for m in result.measurements] == ["decode"]
 
 
-@pytest.mark.parametrize("wrong", [{"threads": ()}, {"threads": (0,)}, {"repeat": 0}, {"n_prompt": -1}, {"n_prompt": 0, "n_generate": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"threads": ()}, {"threads": (0,)}, {"repeat": 0}, {"n_prompt": -1}, {"n_prompt": 0, "n_generate": 0}, {"peer": "x"}]
+)
 def test_a_workload_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequestError):
         Workload(**wrong)
@@ -78,3 +89,13 @@ def test_runner_and_peer_do_the_same(runner: BackendRunner, model: Path) -> None
     peer.clear()
     assert runner.decode_greedy(9, 5)[0] == peer.decode_greedy(9, 5)[0]
     peer.close()
+
+
+@pytest.mark.parametrize(("backend", "peer"), [("llamacpp", "llama-cpp-python"), ("onnx", "onnxruntime-genai")])
+def test_other_engines_beside_their_own_libraries(model: Path, tmp_path: Path, backend: str, peer: str) -> None:
+    if peer == "onnxruntime-genai":
+        export(model, tmp_path / "folder", target="cpu")
+        model = tmp_path / "folder"
+    result = compare(model, Workload((1,), n_prompt=20, n_generate=6, repeat=1, backend=backend, peer=peer), lambda _: None)
+    decode, prefill = result.measurements
+    assert (decode.phase, decode.equal_tokens, prefill.phase) == ("decode", 6, "prefill")

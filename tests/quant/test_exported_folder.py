@@ -17,7 +17,7 @@ from edgelm.quant.open_model import open_model
 METADATA = {
     "general.architecture": "llama",
     "llama.block_count": 2,
-    "llama.rope.freq_base": 0.1,
+    "llama.rope.freq_base": 0.5,
     "tokenizer.ggml.tokens": ["a", "Ġb"],
     "tokenizer.ggml.scores": np.array([0.5, -1], np.float32),
     "tokenizer.ggml.add_bos_token": False,

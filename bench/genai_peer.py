@@ -1,0 +1,66 @@
+"""onnxruntime-genai as the peer: Microsoft's own generation loop, on the very folder that edgelm exported."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelm.errors import BackendUnavailableError, ModelFileError
+
+
+class GenAIPeer:
+    """A Runner on `onnxruntime_genai.Generator`, greedy, with the folder's own configuration but for the threads.
+
+    Args:
+        path: a folder exported for the target cpu.
+
+    Raises:
+        BackendUnavailableError: onnxruntime-genai is not installed.
+        ModelFileError: it does not load the folder.
+    """
+
+    def __init__(self, path: Path, n_threads: int, n_ctx: int) -> None:
+        try:
+            import onnxruntime_genai
+        except ImportError as error:
+            raise BackendUnavailableError(f"onnxruntime-genai is not installed ({error}); pip install onnxruntime-genai") from None
+        self._api: Any = onnxruntime_genai
+        self._n_ctx = n_ctx
+        threads = {"intra_op_num_threads": n_threads, "inter_op_num_threads": 1}
+        try:
+            config = self._api.Config(str(path))
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
+            self._model: Any = self._api.Model(config)
+        except RuntimeError as error:
+            raise ModelFileError(f"onnxruntime-genai cannot load {path} ({error}); export the model again") from error
+        self.n_vocab: int = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))["model"]["vocab_size"]
+        self._generator: Any = None
+        self.clear()
+
+    def clear(self) -> None:
+        params = self._api.GeneratorParams(self._model)
+        params.set_search_options(do_sample=False, max_length=self._n_ctx, min_length=self._n_ctx)  # no end before the context's
+        self._generator = self._api.Generator(self._model, params)
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        self.clear()
+        start = time.perf_counter()
+        self._generator.append_tokens(np.array(tokens, np.int32))
+        return time.perf_counter() - start
+
+    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
+        start = time.perf_counter()
+        self._generator.append_tokens(np.array([token], np.int32))
+        ids = []
+        for _ in range(n):
+            self._generator.generate_next_token()
+            ids.append(int(self._generator.get_next_tokens()[0]))
+        return ids, time.perf_counter() - start
+
+    def close(self) -> None:
+        self._generator = self._model = None

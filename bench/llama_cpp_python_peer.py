@@ -1,0 +1,48 @@
+"""llama-cpp-python's own loop as the peer: its `Llama` class evaluates and samples, as its users call it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from edgelm.errors import BackendUnavailableError, ModelFileError
+
+
+class LlamaCppPythonPeer:
+    """A Runner on `llama_cpp.Llama` with its defaults.
+
+    Raises:
+        BackendUnavailableError: llama-cpp-python is not installed.
+        ModelFileError: it does not load the file.
+    """
+
+    def __init__(self, path: Path, n_threads: int, n_ctx: int) -> None:
+        try:
+            from llama_cpp import Llama
+        except ImportError as error:
+            raise BackendUnavailableError(f"llama-cpp-python is not installed ({error}); pip install 'edgelm[bench]'") from None
+        try:
+            self._llama: Any = Llama(str(path), n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, verbose=False)
+        except (ValueError, RuntimeError) as error:
+            raise ModelFileError(f"llama-cpp-python cannot load {path} ({error}); check it with: edgelm inspect {path}") from error
+        self.n_vocab: int = self._llama.n_vocab()
+
+    def clear(self) -> None:
+        self._llama.reset()
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        self.clear()
+        start = time.perf_counter()
+        self._llama.eval(tokens)
+        return time.perf_counter() - start
+
+    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
+        start = time.perf_counter()
+        ids = list(islice(self._llama.generate([token], temp=0.0, reset=False), n))
+        return ids, time.perf_counter() - start
+
+    def close(self) -> None:
+        self._llama.close()
