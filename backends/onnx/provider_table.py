@@ -49,7 +49,8 @@ class Provider:
         package: the wheel that brings it; empty where no wheel does.
         plugin: module of a plug-in wheel, which adds the provider to any ONNX Runtime; empty where it is built into ONNX Runtime itself.
         platforms: values of sys.platform that have it.
-        advice: what to do where it is not there.
+        advice: what to do where ONNX Runtime has it not.
+        elsewhere: what to do on a platform that cannot have it.
         options: the options it takes, by name.
         exclusive: options of which only one may be given.
         defaults: options that are set where neither they nor their alternatives were given.
@@ -61,6 +62,7 @@ class Provider:
     summary: str
     package: str
     advice: str
+    elsewhere: str = "run it there, or choose another provider"
     plugin: str = ""
     platforms: tuple[str, ...] = ("linux", "darwin", "win32")
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -203,8 +205,8 @@ _ROWS = (
         "NnapiExecutionProvider",
         "Android's neural network interface",
         "",
-        "only builds of ONNX Runtime for Android have it; copy the exported folder into an Android app, "
-        "or try its graphs on this machine with providers=cpu",
+        "build ONNX Runtime with --use_nnapi, or choose another provider",
+        elsewhere="copy the exported folder into an Android app, or try its graphs here with providers=cpu",
         platforms=("android",),
         options=dict.fromkeys(_NNAPI_FLAGS, SWITCH),
         flags=_NNAPI_FLAGS,

@@ -12,6 +12,8 @@ from typing import Any
 from edgelm.backends.onnx.provider_table import PROVIDERS, Provider, find_provider
 from edgelm.errors import BackendUnavailableError
 
+_PLATFORMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows", "android": "Android"}
+
 
 @dataclass(frozen=True)
 class ProviderState:
@@ -58,7 +60,8 @@ def unavailable_reason(name: str) -> str | None:
     """
     row = find_provider(name)
     if _platform() not in row.platforms:
-        return f"only {' and '.join(row.platforms)} can have it, and this is {_platform()}; run it there, or choose another provider"
+        names = " and ".join(_PLATFORMS[name] for name in row.platforms)
+        return f"only {names} can have it, and this is {_PLATFORMS.get(_platform(), _platform())}; {row.elsewhere}"
     if find_spec("onnxruntime") is None:
         return "onnxruntime is not installed; pip install 'edgelm[onnx]'"
     import onnxruntime

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,19 +181,37 @@ def _ort_session(path: Path, settings: SessionSettings, severity: int) -> Any:
 
 @contextmanager
 def _captured_log(wanted: bool) -> Iterator[list[str]]:
-    """Lines that ONNX Runtime and its plug-ins log as errors, in place of the standard error stream."""
+    """Lines that ONNX Runtime and its plug-ins log as errors, instead of showing them on the standard error stream."""
     lines: list[str] = []
     if not wanted:
         yield lines
         return
     import onnxruntime
 
-    with _LOG:
+    with _LOG, _stdout_to_stderr():
         onnxruntime.set_default_logger_callback(lambda _severity, _category, _id, _where, message: lines.append(message), _ERROR)
         try:
             yield lines
         finally:
             onnxruntime.set_default_logger_callback(None)
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep the standard output for answers: Qualcomm's emulator greets there."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output to keep
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C code printed may still be in C's buffer
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _operators(ort: Any) -> dict[str, Counter[str]]:
@@ -231,6 +251,7 @@ def _fall_error(path: Path, settings: SessionSettings, operators: Mapping[str, C
 def _open_error(error: Exception, path: Path, settings: SessionSettings, log: Sequence[str]) -> EdgeLMError:
     """ONNX Runtime's error in edgelm's terms."""
     message = ort_message(error)
+    said = _log_words([line for line in log if message not in line])
     if isinstance(error, MemoryError) or "bad_alloc" in message or "Failed to allocate memory" in message:
         return InsufficientMemoryError(
             f"{path.name} does not fit the memory that is free ({message}); close other programs or use a smaller model"
@@ -241,13 +262,13 @@ def _open_error(error: Exception, path: Path, settings: SessionSettings, log: Se
         word in message for word in ("guarantees", "IR version", "No Op registered", "domain_version", "is not a registered function/op")
     ):
         return ModelFileError(f"{path}: made for another ONNX Runtime ({message}); update onnxruntime, or export the model again")
-    if "EPContext" in message or "context binary" in " ".join((message, *log)).lower():
+    if any(word in " ".join((message, *log)).lower() for word in ("epcontext", "context binary")):
         return ModelFileError(
-            f"{path}: the compiled context cannot be loaded ({message}{_log_words(log)}); it is damaged, or made for another chip "
+            f"{path}: the compiled context cannot be loaded ({message}{said}); it is damaged, or made for another chip "
             f"or another version of {settings.providers[0]}: export the model again"
         )
     if settings.providers != ("cpu",) and log:
-        return BackendUnavailableError(f"{path.name} cannot be opened on {', '.join(settings.providers)}: {message}{_log_words(log)}")
+        return BackendUnavailableError(f"{path.name} cannot be opened on {', '.join(settings.providers)}: {message}{said}")
     return ModelFileError(f"{path}: ONNX Runtime cannot open it ({message}); copy the whole folder, or export the model again")
 
 
@@ -262,5 +283,6 @@ def _run_error(error: Exception, path: Path) -> EdgeLMError:
 
 def _log_words(log: Sequence[str]) -> str:
     """The first thing that went wrong, which is the cause of the rest; mere lists of nodes are not."""
-    first = next((" ".join(line.split()) for line in log if "Unsupported nodes" not in line), "")
+    causes = (" ".join(line.split()) for line in log if "Unsupported nodes" not in line and _FELL not in line)
+    first = next(causes, "")
     return f"; it says: {first[:_LONGEST_LINE]}" if first else ""
