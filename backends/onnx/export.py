@@ -19,6 +19,7 @@ from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFil
 from edgelm.quant.exported_folder import FORMAT, TARGETS, ExportedFolder, Manifest, is_exported_folder, write_manifest, write_metadata
 from edgelm.quant.huggingface_tokenizer import TOKENIZER_JSON
 from edgelm.quant.model_file import ModelFile
+from edgelm.version import __version__
 
 Progress = Callable[[str], None]
 _DEFAULT_CTX = 4096
@@ -183,10 +184,10 @@ def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, p
 
 
 def _key(path: Path, options: ExportOptions) -> str:
-    """Changes with the model's files, the options and the layout of exported folders."""
+    """Changes with the model's files, the options, and the version of edgelm that exports."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     states = [(str(part.absolute()), part.stat().st_size, part.stat().st_mtime_ns) for part in files]
-    text = json.dumps([FORMAT, states, dataclasses.asdict(options)], default=str)
+    text = json.dumps([FORMAT, __version__, states, dataclasses.asdict(options)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
