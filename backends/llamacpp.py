@@ -38,9 +38,10 @@ class LlamaCppOptions:
         n_gpu_layers: layers that go to GPUs and RPC servers; 0 computes on the CPU alone, -1 takes all layers.
         mmap: map the file rather than read it.
         mlock: keep the weights from being swapped out.
-        type_k, type_v: number formats of the KV cache's keys and values: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0",
-            "iq4_nl". None is "f16", or "f32" where precision "f32" is asked for.
-        flash_attention: None leaves the choice to llama.cpp, or is False where precision "f32" is asked for.
+        kv_type: number format of the KV cache: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" or "iq4_nl".
+            None is "f16", or "f32" where precision "f32" is asked for.
+        value_type: number format of the values in it, where it is not that of the keys.
+        flash_attention: None leaves the choice to llama.cpp, but is False where keys and values are "f32", as it rounds on the way.
         n_sequences: most sequences held at once; None for as many as llama.cpp can hold.
         n_batch: tokens computed at once.
         rpc_servers: "host:port" of llama.cpp's rpc-server programs, which take their part of n_gpu_layers.
@@ -52,15 +53,15 @@ class LlamaCppOptions:
     n_gpu_layers: int = 0
     mmap: bool = True
     mlock: bool = False
-    type_k: str | None = None
-    type_v: str | None = None
+    kv_type: str | None = None
+    value_type: str | None = None
     flash_attention: bool | None = None
     n_sequences: int | None = None
     n_batch: int = 512
     rpc_servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("type_k", "type_v"):
+        for name in ("kv_type", "value_type"):
             value = getattr(self, name)
             if value is not None and value not in _KV_TYPES:
                 raise InvalidRequestError(f"{name} is {value!r}; it must be one of {', '.join(_KV_TYPES)}")
@@ -70,8 +71,9 @@ class LlamaCppOptions:
             raise InvalidRequestError(f"n_batch is {self.n_batch}; it must be at least 1")
         if self.n_sequences is not None and self.n_sequences < 1:
             raise InvalidRequestError(f"n_sequences is {self.n_sequences}; it must be at least 1")
-        if self.flash_attention is False and self.type_v is not None and _KV_TYPES[self.type_v].n_elements > 1:
-            raise InvalidRequestError(f"type_v {self.type_v!r} needs flash attention; leave flash_attention out, or set type_v to f16")
+        value_type = self.value_type or self.kv_type
+        if self.flash_attention is False and value_type is not None and _KV_TYPES[value_type].n_elements > 1:
+            raise InvalidRequestError(f"values in {value_type} need flash attention; leave flash_attention out, or set value_type to f16")
         for server in self.rpc_servers:
             host, _, port = server.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -126,8 +128,8 @@ class LlamaCppBackend:
         layout = read_layout(file)
         n_ctx = n_ctx or min(layout.n_ctx_train, DEFAULT_N_CTX)
         n_threads = n_threads or choose_threads().n_threads
-        default_type = "f32" if precision == "f32" else "f16"
-        key, value = _KV_TYPES[options.type_k or default_type], _KV_TYPES[options.type_v or default_type]
+        kv_type = options.kv_type or ("f32" if precision == "f32" else "f16")
+        key, value = _KV_TYPES[kv_type], _KV_TYPES[options.value_type or kv_type]
         kv_bytes = layout.kv_bytes(key, value)
         n_cells = _padded(n_ctx)
         offloaded = layout.n_layers if options.n_gpu_layers == _ALL_LAYERS else min(options.n_gpu_layers, layout.n_layers)
@@ -143,9 +145,7 @@ class LlamaCppBackend:
         self._max_sequences = api.llama_max_parallel_sequences() // ids_per_slot(self._model)
         if options.n_sequences is not None:
             self._max_sequences = min(self._max_sequences, options.n_sequences)
-        flash_attention = options.flash_attention
-        if flash_attention is None and precision == "f32" and value.n_elements == 1:
-            flash_attention = False  # it rounds to float16 on the way
+        flash_attention = False if options.flash_attention is None and key == value == F32 else options.flash_attention
         settings = ContextSettings(n_threads, options.n_batch, key.type_id, value.type_id, flash_attention)
         try:
             self._context = Context(self._model, settings, n_cells, min(_FIRST_SLOTS, self._max_sequences))

@@ -69,9 +69,10 @@ class LoadedModel:
         complaints.clear()
         self.pointer: Any = api.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
-            raise ModelFileError(
-                f"llama.cpp cannot load {path}: {complaints.reason()}; fetch the file again, or choose another backend for it"
-            )
+            unknown = complaints.speak_of("unknown model architecture")
+            advice = "choose another backend for it" if unknown else "fetch the file again, or choose another backend for it"
+            error = UnsupportedModelError if unknown else ModelFileError
+            raise error(f"llama.cpp cannot load {path}: {complaints.reason()}; {advice}")
         self._finalizer = weakref.finalize(self, api.llama_model_free, self.pointer)
         if settings.mlock and complaints.speak_of("lock"):
             self.close()

@@ -120,7 +120,7 @@ class _Registry:
                 "the installed llama.cpp has no RPC support; build llama-cpp-python with it: "
                 "CMAKE_ARGS='-DGGML_RPC=on' pip install --no-binary :all: --force-reinstall llama-cpp-python"
             )
-        _check_answers(server)  # llama.cpp ends the process where a server does not answer
+        check_answers(server)  # llama.cpp ends the process where a server does not answer
         name = ctypes.c_char_p(b"ggml_backend_rpc_add_server")
         address = self._call("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p(registry), name)
         if not address:
@@ -135,7 +135,11 @@ class _Registry:
         ]
 
 
-def _check_answers(server: str) -> None:
+def check_answers(server: str) -> None:
+    """
+    Raises:
+        BackendUnavailableError: nobody listens at "host:port".
+    """
     host, _, port = server.rpartition(":")
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
