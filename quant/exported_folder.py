@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from edgelm.errors import ModelFileError
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.gguf_writer import entry, write_gguf
@@ -71,8 +73,14 @@ class Manifest:
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write metadata.gguf: every value of a model's metadata under its key."""
-    entries = [entry(key, value) for key, value in metadata.items()]
+    entries = [entry(key, _as_array(value)) for key, value in metadata.items()]
     write_gguf(folder / METADATA, b"".join(entries), len(entries), [])
+
+
+def _as_array(value: Any) -> Any:
+    """A list of whole numbers, as the metadata of a Hugging Face folder has it, as the array that a GGUF file gives back."""
+    is_numbers = isinstance(value, list) and bool(value) and all(type(number) is int for number in value)
+    return np.array(value, np.int64) if is_numbers else value
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
