@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def export(
     file = open_model(path)
     try:
         if target == "qnn":
-            values["calibration"] = _calibration_tokens(file.metadata, text, notes)
+            values["calibration"] = calibration_tokens(file.metadata, text, notes)
         report = export_model(
             file,
             Path(folder),
@@ -123,6 +124,18 @@ def _add_tokenizer(folder: Path, metadata: Mapping[str, Any], notes: list[str]) 
         return
     for name, data in files.items():
         (folder / name).write_bytes(data)
+    _name_ends(folder / "genai_config.json", metadata)
+
+
+def _name_ends(genai_config: Path, metadata: Mapping[str, Any]) -> None:
+    """Let onnxruntime-genai end an answer where edgelm does: at tokens known by their texts, too, which the graph's writer cannot know."""
+    from edgelm.runtime.tokenizer import Tokenizer
+
+    ends = sorted(Tokenizer.from_metadata(metadata).eog_ids)
+    if ends:
+        config = json.loads(genai_config.read_text(encoding="utf-8"))
+        config["model"]["eos_token_id"] = [int(token) for token in ends]
+        genai_config.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 # -- calibration -----------------------------------------------------------------------------------------------------------------------
@@ -138,17 +151,19 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _calibration_tokens(metadata: Mapping[str, Any], text: str | None, notes: list[str]) -> tuple[int, ...]:
-    """Tokens of a conversation, where the model has a chat template, and of the text; with a note where not all of it is used."""
+def calibration_tokens(metadata: Mapping[str, Any], text: str | None, notes: list[str]) -> tuple[int, ...]:
+    """Tokens of a conversation, where the model has a chat template, and of a text, or of edgelm's own where there is none.
+
+    Args:
+        notes: gets a line where not all of it is used.
+    """
     from edgelm.runtime.calibration_text import EVERYDAY, NOVEL
     from edgelm.runtime.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_metadata(metadata)
     tokens = [*_conversation(metadata, tokenizer, notes), *tokenizer.encode(NOVEL + EVERYDAY if text is None else text, add_special=True)]
     if len(tokens) > MAX_CALIBRATION_TOKENS:
-        notes.append(
-            f"the ranges of activations are from the first {MAX_CALIBRATION_TOKENS} of the calibration text's {len(tokens)} tokens"
-        )
+        notes.append(f"calibrated on the first {MAX_CALIBRATION_TOKENS} of the text's {len(tokens)} tokens")
     return tuple(tokens[:MAX_CALIBRATION_TOKENS])
 
 

@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHOWS = {
     "async_answers.py": ["Name a river in Europe. ", "The endless story was stopped."],
+    "export_to_onnx.py": ["Q4_1 (210): 4-bit codes", "exact", "The capital of France is Paris."],
     "likely_next_words.py": ["%  The capital of France is Paris"],
     "stream_chat.py": ["light", "tokens/s]"],
     "which_is_likelier.py": ["cup of gravel."],

@@ -33,6 +33,9 @@ CONFIG_FILE = "tokenizer_config.json"
 _TEMPLATE = "tokenizer.chat_template"
 # onnxruntime-extensions goes by this name; transformers reads tokenizer.json for it and adds nothing of its own.
 _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+# As in Gemma's own file. It finds nothing, as no space is left by then; but without it, onnxruntime-extensions cuts words as Llama 3 does.
+# Where a space is put before the text it must be left out, or onnxruntime-extensions puts none there.
+_NO_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
@@ -128,8 +131,7 @@ def _sentence_piece(parts: TokenizerParts, metadata: Mapping[str, Any]) -> dict[
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     return {
         "normalizer": {"type": "Sequence", "normalizers": [prefix, marks]} if parts.space_prefix else marks,
-        # Finds nothing, as no space is left; without it, onnxruntime-extensions cuts words as Llama 3 does.
-        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        "pre_tokenizer": None if parts.space_prefix else _NO_SPLIT,
         "post_processor": _around(parts),
         "decoder": {
             "type": "Sequence",

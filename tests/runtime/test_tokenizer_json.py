@@ -180,13 +180,17 @@ def genai_tokenizer(folder: Path, metadata: dict[str, Any]) -> Any:
     return genai.Tokenizer(str(folder))
 
 
-@pytest.mark.parametrize("model", ["smollm2_path", "gemma3_path"])
-def test_genai_gives_the_same_tokens(model: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    metadata = metadata_of(request.getfixturevalue(model))
+@pytest.mark.parametrize(("model", "space_prefix"), [("smollm2_path", False), ("gemma3_path", False), ("gemma3_path", True)])
+def test_genai_gives_the_same_tokens(model: str, space_prefix: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    metadata = metadata_of(request.getfixturevalue(model)) | {"tokenizer.ggml.add_space_prefix": space_prefix}
     ours, theirs = Tokenizer.from_metadata(metadata), genai_tokenizer(tmp_path, metadata)
-    texts = [*EVALUATION.split("\n\n"), EVALUATION, TEXTS[3], *TEXTS[13:17], *TEXTS[19:22], *TEXTS[24:26], *TEXTS[29:33]]
+    # Of the hard ones, those it gets right for every model: some scripts' digits and marks are beyond it where a space is put before.
+    # It ends a text at a NUL character, and gives -1 for a byte without a token.
+    hard = [text for text in TEXTS if text.isascii() and not set(text) & set("\0\x0b") and 0 < len(text) < 100]
+    texts = [*EVALUATION.split("\n\n"), EVALUATION, *hard, *(() if space_prefix else TEXTS[12:19])]
     assert [text for text in texts if theirs.encode(text).tolist() != ours.encode(text)] == []
-    assert theirs.decode(ours.encode(EVALUATION)) == EVALUATION
+    if not space_prefix:  # which it takes away only after special tokens
+        assert theirs.decode(ours.encode(EVALUATION)) == EVALUATION
     # It adds the tokens around a text only where it is told to.
     theirs.update_options(add_special_tokens="true")
     assert theirs.encode("Hello").tolist() == ours.encode("Hello", add_special=True)
