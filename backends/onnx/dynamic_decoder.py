@@ -24,6 +24,7 @@ from edgelm.quant.exported_folder import ExportedFolder
 
 _DTYPES: Mapping[str, type[Any]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _N_PIECE = 512  # tokens of a prompt at once: more gain nothing, and need more memory between the nodes
+_LOGITS = 1 << 24  # logits at once, 64 MB
 _PAGE = 256  # tokens for which memory is asked at once
 _MAX_BINDINGS = 64
 _FIRST_ROW, _NO_ROW = np.zeros(1, np.int64), np.zeros(0, np.int64)
@@ -111,9 +112,10 @@ class DynamicDecoder:
     def _run_prompt(self, run: Run, hidden: bool, result: NDArray[np.float32]) -> None:
         """Compute the tokens piece by piece, writing outputs to result [n_rows, width]."""
         binding = self._binding(run.slot, 1, hidden)
+        n_piece = _N_PIECE if len(run.rows) <= 1 else max(1, min(_N_PIECE, _LOGITS // self._graph.n_vocab))
         done = 0
-        for start in range(0, len(run.tokens), _N_PIECE):
-            tokens = run.tokens[start : start + _N_PIECE]
+        for start in range(0, len(run.tokens), n_piece):
+            tokens = run.tokens[start : start + n_piece]
             rows = run.rows[(run.rows >= start) & (run.rows < start + len(tokens))] - start
             ends = np.array([run.n_past + start + len(tokens)])
             binding.run(tokens[None].astype(np.int64), self._mask(ends), rows, result[None, done : done + len(rows)])
@@ -260,6 +262,7 @@ class _Binding:
         self._output = output
         self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._ort = session.ort.io_binding()
+        self._n_cached = len(cache.arrays)  # these outputs are bound first
         for name, array in zip(cache.names, cache.arrays, strict=True):
             part = array[first : first + n_slots]
             place = ("cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
@@ -277,9 +280,15 @@ class _Binding:
         for name, array in (("input_ids", tokens), ("attention_mask", mask), ("logit_rows", rows)):
             if self._is_news(name, array):
                 self._ort.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        if self._is_news(self._output, result):
+        fits = len(rows) == 1  # what the graph declares; for other numbers of rows ONNX Runtime takes no array of ours
+        if not fits:
+            self._bound.pop(self._output, None)
+            self._ort.bind_output(self._output, "cpu")
+        elif self._is_news(self._output, result):
             self._ort.bind_output(self._output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
         self._session.run(self._ort)
+        if not fits:
+            result[:] = self._ort.get_outputs_as_ortvaluevector()[self._n_cached].numpy()
 
     def _is_news(self, name: str, array: NDArray[Any]) -> bool:
         """Whether another array, or another shape, was bound to the name before."""
