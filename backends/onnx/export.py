@@ -166,17 +166,18 @@ def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, p
     Raises: as export_model.
     """
     folder = cache_folder / "onnx" / _key(file.path, options)
+    damaged = False
     if is_exported_folder(folder):
         try:
             ExportedFolder(folder)
         except ModelFileError:
-            shutil.rmtree(folder, ignore_errors=True)  # it was damaged since
+            damaged = True  # since it was made; the new one takes its place
         else:
             return folder
     if progress is not None:
         progress(f"exporting {file.path.name} to ONNX, once")
     try:
-        export_model(file, folder, options, progress)
+        export_model(file, folder, options, progress, overwrite=damaged)
     except InvalidRequestError:
         if not is_exported_folder(folder):  # otherwise another process was faster
             raise

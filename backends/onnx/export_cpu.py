@@ -13,7 +13,7 @@ and present are one buffer, attention writes the new keys and values in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.backends.config import ModelConfig, read_config
-from edgelm.backends.onnx.export import ExportOptions, ExportReport
+from edgelm.backends.onnx.export import ExportOptions, ExportReport, StoredFormat
 from edgelm.backends.onnx.genai_config import genai_config, write_genai_config
 from edgelm.backends.onnx.graph import FLOAT, FLOAT16, INT32, INT64, GraphWriter
-from edgelm.backends.onnx.matrix_writer import MatrixWriter
+from edgelm.backends.onnx.matrix_writer import FLOAT32, MatrixWriter
 from edgelm.backends.rope import rope_tables
 from edgelm.backends.weights import LayerTensors, Linear, ModelTensors, read_tensors
 from edgelm.errors import UnsupportedModelError
@@ -52,7 +52,14 @@ def export_cpu(file: ModelFile, folder: Path, options: ExportOptions, progress: 
         path = graph.save()
     write_genai_config(folder, genai_config(config, file.metadata, tensors.n_vocab, n_ctx, path.name))
     manifest = Manifest("cpu", n_ctx, options.precision, options.kv_type, (GraphFile(path.name),))
-    return ExportReport(folder, manifest, matrices.report)
+    return ExportReport(folder, manifest, matrices.report, _notes(matrices.report, options))
+
+
+def _notes(formats: Sequence[StoredFormat], options: ExportOptions) -> tuple[str, ...]:
+    wide = [entry.format for entry in formats if entry.stored == FLOAT32]
+    if not wide or options.precision == "f32":
+        return ()
+    return (f"matrices in {', '.join(wide)} are held as float32, which is exact; --requantize q8_0 or q4_0 would make them smaller",)
 
 
 class _Decoder:

@@ -27,6 +27,8 @@ from edgelm.quant.blocks import F32, FORMATS, BlockFormat
 from edgelm.quant.model_file import Tensor
 from edgelm.quant.pack_nbits import NBitsLayout, nbits_layout, pack_nbits
 
+FLOAT32 = "float32"
+"""What a StoredFormat says of matrices without codes."""
 _ACCURACY_LEVEL = {"int8": 4, "f32": 1}
 
 
@@ -185,7 +187,7 @@ class MatrixWriter:
 
     def _count(self, weights: Sequence[Tensor], layout: NBitsLayout | None, n_bytes: int) -> None:
         total = sum(weight.shape[0] for weight in weights)
-        stored = "float32" if layout is None else f"{layout.bits}-bit codes" + (" and offsets" if layout.has_offsets else "")
+        stored = FLOAT32 if layout is None else f"{layout.bits}-bit codes" + (" and offsets" if layout.has_offsets else "")
         for weight in weights:
             target = self._target(weight)
             requantized = "" if target is weight.format else f"{target.name} in "

@@ -203,6 +203,8 @@ def test_requantizing_is_asked_for_and_told(tmp_path: Path) -> None:
     told = {entry.format: (entry.stored, entry.exact, entry.n_matrices) for entry in smaller.formats}
     assert told == {"Q4_1": ("4-bit codes and offsets", True, 1), "F16": ("Q8_0 in 8-bit codes", False, 21)}
     assert sum(entry.bytes_after for entry in smaller.formats) < sum(entry.bytes_after for entry in exact.formats) / 2
+    assert ["F16" in note and "--requantize" in note for note in exact.notes] == [True]
+    assert smaller.notes == ()
     logits, _ = graph.run(TOKENS[None], rows=range(len(TOKENS)))
     assert 0 < divergence(logits[0], reference(path)) < 2e-3
 
