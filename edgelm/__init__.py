@@ -18,6 +18,7 @@ from edgelm.errors import EdgeLMError
 from edgelm.version import __version__
 
 if TYPE_CHECKING:
+    from edgelm.runtime.export import export
     from edgelm.runtime.llm import LLM
     from edgelm.runtime.results import Completion, Delta, Timings, TokenLogprob
     from edgelm.runtime.sampling import SamplingParams
@@ -33,6 +34,7 @@ __all__ = [
     "TokenLogprob",
     "Tokenizer",
     "__version__",
+    "export",
 ]
 
 _HOME = {
@@ -43,6 +45,7 @@ _HOME = {
     "TokenLogprob": "edgelm.runtime.results",
     "SamplingParams": "edgelm.runtime.sampling",
     "Tokenizer": "edgelm.runtime.tokenizer",
+    "export": "edgelm.runtime.export",
 }
 
 

@@ -7,8 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgelm import LLM
-from edgelm.runtime.export import export
+from edgelm import LLM, export
 
 question = sys.argv[1] if len(sys.argv) > 1 else "Name the capital of France."
 
