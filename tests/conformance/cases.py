@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from tiny_models import write_tiny
 from edgelm.backends.base import Backend
 from edgelm.backends.registry import open_backend, unavailable_reason
 from edgelm.backends.scripted import ScriptedBackend
+from edgelm.runtime.export import export
 
 N_CTX = 64
 N_VOCAB = 288
@@ -51,6 +54,26 @@ def registered(name: str, *, options: Mapping[str, object] = MappingProxyType({}
     return lambda path: open_backend(name, path, n_threads=2, n_ctx=N_CTX, precision=precision, options=options)
 
 
+def exported(target: str, **settings: Any) -> Callable[[Path], Path]:
+    """Exports the GGUF to a folder beside it, with prompts in chunks of eight tokens."""
+
+    def prepare(path: Path) -> Path:
+        folder = path.with_suffix(f".{target}")
+        export(path, folder, target=target, n_ctx=N_CTX, chunk=8, **settings)
+        return folder
+
+    return prepare
+
+
+def qnn_reason() -> str | None:
+    """Why Qualcomm's provider cannot run here, or None."""
+    return (
+        None
+        if find_spec("onnxruntime_qnn")
+        else "onnxruntime-qnn, which has the HTP emulator, is not installed: there is none for this platform"
+    )
+
+
 def open_scripted(path: Path) -> Backend:
     """Logits that depend on the file's seed and on every token so far."""
     seed = int(path.stem.rpartition("-")[2])
@@ -74,6 +97,14 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "cpu-int8": Case(registered("cpu", precision="int8"), format="Q4_1", reference_error=0.06, own_error=0.04),
         "llamacpp": Case(registered("llamacpp", options={"kv_type": "f32"})),
         "onnx": Case(registered("onnx", precision="f32"), format="Q4_0"),
+        "onnx-static": Case(registered("onnx", options={"providers": ("cpu",)}), prepare=exported("nnapi")),
+        "onnx-qnn": Case(
+            registered("onnx", options={"providers": ("qnn",), "strict_provider": True}),
+            reference_error=0.05,
+            own_error=0.02,
+            prepare=exported("qnn"),
+            reason=qnn_reason,
+        ),
         "onnx-int8": Case(registered("onnx", precision="int8"), format="Q4_1", reference_error=0.06, own_error=0.04),
     }
 )
