@@ -8,6 +8,8 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, shape_inference
 
+from edgelm.errors import BackendUnavailableError
+
 
 @dataclass(frozen=True)
 class MobileReport:
@@ -40,16 +42,16 @@ class MobileReport:
     @property
     def text(self) -> str:
         """The report in lines for people."""
-        sizes = ", ".join(map(str, self.partitions)) or "none"
+        sizes = f" ({', '.join(map(str, self.partitions))} nodes)" if self.partitions else ""
         lines = [
-            f"{self.graph}: NNAPI would run {self.n_supported} of {self.n_nodes} nodes ({self.share:.1%}), "
-            f"in {len(self.partitions)} partitions (nodes: {sizes}); worth trying: {self.suitability}"
+            f"{self.graph}: NNAPI would run {self.n_supported} of {self.n_nodes} nodes ({self.share:.1%}); "
+            f"partitions: {len(self.partitions)}{sizes}; worth trying: {self.suitability}"
         ]
         if self.unsupported_operators:
             lines.append(f"  operators that NNAPI does not have: {', '.join(self.unsupported_operators)}")
         if self.n_dynamic:
             lines.append(f"  nodes with inputs of no fixed shape: {self.n_dynamic}")
-        lines += [f"  not checked: {caveat}" for caveat in self.caveats]
+        lines += [f"  condition not checked: {caveat}" for caveat in self.caveats]
         return "\n".join(lines)
 
     def as_json(self) -> Mapping[str, Any]:
@@ -63,14 +65,20 @@ def mobile_report(graph: str, model: ModelProto) -> MobileReport:
     Args:
         graph: what the report calls it.
         model: the weights need only have types and shapes, no data.
-    """
-    # The checker is a script of the wheel; it needs the list of operators nnapi_supported_ops.md, which lies beside it.
-    from onnxruntime.tools.mobile_helpers.usability_checker import check_nnapi_partitions
 
+    Raises:
+        BackendUnavailableError: this ONNX Runtime comes without the checker, or without its list of operators.
+    """
     shaped = shape_inference.infer_shapes(model, strict_mode=True)
     hash_before = NodeProto.__hash__
     try:
+        from onnxruntime.tools.mobile_helpers.usability_checker import check_nnapi_partitions
+
         found = check_nnapi_partitions(shaped, require_fixed_input_sizes=True)
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise BackendUnavailableError(
+            f"the mobile-usability checker of ONNX Runtime is not whole ({error}); install it again with `pip install onnxruntime`"
+        ) from error
     finally:
         NodeProto.__hash__ = hash_before  # type: ignore[method-assign]  # the checker replaced it
     return MobileReport(

@@ -22,7 +22,7 @@ def test_a_graph_that_is_wholly_supported() -> None:
     report = mobile_report("chain", chain("Tanh", "Sigmoid", "Sqrt"))
     assert report == MobileReport("chain", 3, 3, (3,), (), 0, (), "YES")
     assert report.share == 1.0
-    assert report.text == "chain: NNAPI would run 3 of 3 nodes (100.0%), in 1 partitions (nodes: 3); worth trying: YES"
+    assert report.text == "chain: NNAPI would run 3 of 3 nodes (100.0%); partitions: 1 (3 nodes); worth trying: YES"
 
 
 def test_operators_that_nnapi_does_not_have_are_named() -> None:
@@ -48,7 +48,7 @@ def test_conditions_that_the_checker_does_not_check_are_passed_on() -> None:
     model = helper.make_model(helper.make_graph(nodes, "gather", inputs, [output]), opset_imports=[helper.make_opsetid("", 18)])
     report = mobile_report("gather", model)
     assert [caveat.split(":")[1] for caveat in report.caveats] == ["Gather"]
-    assert "not checked: ai.onnx:Gather" in report.text
+    assert "condition not checked: ai.onnx:Gather" in report.text
 
 
 def test_the_report_is_json_and_nodes_hash_as_before() -> None:
