@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from tiny_models import VARIANTS, write_variant
 
-from edgelm.backends.config import ModelConfig, read_config
-from edgelm.backends.onnx.export_static import StaticForm, StaticGraph, halves_tables, paired_channels, static_graph
+from edgelm.backends.config import ModelConfig
+from edgelm.backends.onnx.export_static import StaticForm, StaticGraph, static_graph
 from edgelm.backends.onnx.static_decoder import MASK_VALUE, visible_keys
-from edgelm.backends.reference import ReferenceModel, rotate
-from edgelm.backends.rope import rope_tables
+from edgelm.backends.reference import ReferenceModel
 from edgelm.quant.open_model import open_model
 
 N_CTX = 32
@@ -135,17 +134,3 @@ def test_only_models_that_rotate_take_positions(export: Export) -> None:
     assert "positions" not in inputs("granite-no-rope")
     assert "local_attention_mask" not in inputs("granite")
     assert {"attention_mask", "local_attention_mask"} <= inputs("gemma2")
-
-
-@pytest.mark.parametrize("variant", ["llama", "llama-rope-yarn", "phi3", "phi3-partial-rope", "qwen2"])
-def test_rotating_halves_of_reordered_channels_is_the_models_own_rotation(variant: str, tmp_path: Path) -> None:
-    config = read_config(open_model(write_variant(tmp_path / "m.gguf", variant)).metadata)
-    d, n = config.head_dim, 7
-    x = np.random.default_rng(0).standard_normal((n, 2, d)).astype(np.float32)
-    order = paired_channels(config.rope, d, config.row.rope)
-    assert sorted(order) == list(range(d))
-    cos, sin = halves_tables(config.rope, d, n, None)
-    reordered = x[..., order]
-    swapped = np.concatenate([reordered[..., d // 2 :], reordered[..., : d // 2]], axis=-1)
-    rotated = reordered * cos[:, None] + swapped * sin[:, None]
-    np.testing.assert_allclose(rotated, rotate(x, rope_tables(config.rope, n), config.row.rope)[..., order], rtol=0, atol=1e-6)
