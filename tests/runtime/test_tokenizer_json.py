@@ -79,6 +79,14 @@ def test_every_pre_tokenizer(name: str, tmp_path: Path) -> None:
     agree(metadata_of(path), [EVALUATION[:5000], *(text for text in texts if name not in CASED or text.isascii())])
 
 
+@pytest.mark.parametrize("name", ["llama-bpe", "qwen2"])
+def test_words_that_no_merge_leads_to(name: str, tmp_path: Path) -> None:
+    tokens = [*ALPHABET, "ab", "bc", "abc", "<e>"]
+    keys: dict[str, Any] = {"merges": [("a", "b"), ("b", "c")], "pre": name, "bos_token_id": 259, "eos_token_id": 259}
+    ours, _ = agree(metadata_of(write_vocabulary(tmp_path / "m.gguf", "gpt2", tokens, [NORMAL] * 260, **keys)), mixtures("abc ", 200, 8))
+    assert len(ours.encode("abc")) == (1 if name == "llama-bpe" else 2)
+
+
 def test_cased_pre_tokenizers_are_those_of_the_models_authors(tmp_path: Path) -> None:
     keys = {"pre": "gpt-4o", "bos_token_id": 0, "eos_token_id": 0}
     path = write_vocabulary(tmp_path / "m.gguf", "gpt2", [*ALPHABET, "ab"], [NORMAL] * 257, merges=[("a", "b")], **keys)
