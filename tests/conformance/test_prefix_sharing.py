@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conformance.cases import Case
+from conformance.cases import N_CTX, Case
 from conformance.sequences import chunk, distance, prompt
 
 from edgelm.backends.base import Backend
@@ -38,6 +38,19 @@ def test_the_source_may_leave(backend: Backend, new: New, case: Case) -> None:
     backend.free(source)
     backend.forward([chunk(new(), *prompt(20, seed=1))])  # may take the place that became free
     assert distance(backend.forward([chunk(target, 7)]), backend.forward([chunk(new(), *tokens[:18], 7)])) < case.own_error
+
+
+def test_rolling_back_one_leaves_the_other(backend: Backend, new: New, case: Case) -> None:
+    if "truncate" not in backend.info.abilities:
+        pytest.skip("the backend declares that it cannot truncate")
+    source, target, tokens = new(), new(), prompt(N_CTX)
+    backend.forward([chunk(source, *tokens)])
+    backend.share(source, target, N_CTX)
+    backend.truncate(target, 30)
+    changed = backend.forward([chunk(target, 40, 41)])
+    assert distance(changed, backend.forward([chunk(new(), *tokens[:30], 40, 41)])) < case.own_error
+    backend.truncate(source, N_CTX - 1)
+    assert distance(backend.forward([chunk(source, tokens[-1])]), backend.forward([chunk(new(), *tokens)])) < case.own_error
 
 
 def test_several_share_one_beginning(backend: Backend, new: New, case: Case) -> None:
