@@ -168,7 +168,13 @@ def test_a_cache_that_cannot_grow_leaves_all_as_it_was(llama: Path, open_model: 
             backend.forward([Chunk(0, TOKENS[:20]), Chunk(1, TOKENS[:100])])
         with pytest.raises(InsufficientMemoryError, match="KV cache"):
             backend.forward([Chunk(sequence, TOKENS[:1]) for sequence in range(1, 20)])
-    assert [backend.length(sequence) for sequence in range(3)] == [200, 0, 0]
+        for sequence in range(2, 9):
+            backend.share(0, sequence, 100)
+        with pytest.raises(InsufficientMemoryError, match="KV cache"):
+            backend.share(0, 9, 100)
+    backend.share(0, 9, 100)
+    backend.share(0, 10, 100)
+    assert [backend.length(sequence) for sequence in (0, 1, 8, 9, 10, 11)] == [200, 0, 100, 100, 100, 0]
     wanted = ReferenceModel(GGUFFile(llama)).logits(TOKENS)
     assert relative_difference(forward(backend, 0, TOKENS[200:]), wanted[-1:]) < 1e-5
     assert relative_difference(forward(backend, 1, TOKENS), wanted[-1:]) < 1e-5
@@ -209,6 +215,7 @@ def test_a_failure_in_the_midst_of_a_prompt_takes_back_what_was_appended(llama: 
         backend.forward([Chunk(0, TOKENS[10:40]), Chunk(1, TOKENS)])
     left = 1 << 30
     assert [backend.length(sequence) for sequence in (0, 1)] == [10, 0]
+    backend.share(0, 1, 0)  # only a sequence that is not there takes this
     wanted = ReferenceModel(GGUFFile(llama)).logits(TOKENS[:60])
     assert relative_difference(forward(backend, 0, TOKENS[10:60], Outputs.ALL), wanted[10:]) < 1e-5
     assert relative_difference(forward(backend, 1, TOKENS[:60], Outputs.ALL), wanted) < 1e-5
@@ -319,9 +326,12 @@ def test_a_context_too_large_for_the_memory(llama: Path, open_model: Open) -> No
         open_model(llama, n_ctx=10**9)
 
 
-def test_an_abandoned_model_is_freed(llama: Path) -> None:
+@pytest.mark.parametrize("close", [True, False], ids=["closed", "forgotten"])
+def test_memory_is_given_back(close: bool, llama: Path) -> None:
     backend = LlamaCppBackend(GGUFFile(llama), n_threads=1)
-    model, context = backend._model._finalizer, backend._context._finalizer
-    del backend
-    assert not model.alive
-    assert not context.alive
+    held = [backend._model._finalizer, backend._context._finalizer]
+    if close:
+        backend.close()
+    else:
+        del backend
+    assert [finalizer.alive for finalizer in held] == [False, False]
