@@ -4,8 +4,8 @@ The cache is one array per layer for keys and one for values, [n_slots, n_kv_hea
 about as past and as present alike, so that attention writes the new keys and values in place and nothing is copied. The arrays are never
 cleared: the system gives memory to those parts only that were written.
 
-A prompt runs by itself, in pieces. Single tokens run together, one batch for each stretch of neighbouring slots. (To let an idle slot
-between two of them take part costs as much as a second batch, so gaps are not filled.)
+A prompt runs by itself, in pieces. Single tokens run together, one batch for each stretch of neighbouring slots. (An idle slot
+that takes part costs about as much as a second batch, so gaps are not filled.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgelm.errors import InsufficientMemoryError, InvalidRequestError, ModelFil
 from edgelm.quant.exported_folder import ExportedFolder
 
 _DTYPES: Mapping[str, type[Any]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_N_PIECE = 512  # tokens of a prompt at once: more gain nothing, and need more memory between the nodes
+_N_PIECE = 256  # tokens of a prompt at once: more gain nothing, and need more memory between the nodes
 _LOGITS = 1 << 24  # logits at once, 64 MB
 _PAGE = 256  # tokens for which memory is asked at once
 _MAX_BINDINGS = 64
@@ -87,17 +87,15 @@ class DynamicDecoder:
     def run(self, runs: Sequence[Run], hidden: bool) -> list[NDArray[np.float32]]:
         for run in runs:
             self._cache.commit(run.slot, run.n_past + len(run.tokens))
-        width = self._graph.n_embd if hidden else self._graph.n_vocab
-        results = [np.empty((len(run.rows), width), np.float32) for run in runs]
+        results: dict[int, NDArray[np.float32]] = {}
         for index, run in enumerate(runs):
             if len(run.tokens) > 1:
-                self._run_prompt(run, hidden, results[index])
+                results[index] = self._run_prompt(run, hidden)
         for group in _neighbours(runs):
             rows = self._run_singles([runs[index] for index in group], hidden)
             for index, row in zip(group, rows, strict=True):
-                if len(runs[index].rows):
-                    results[index] = row
-        return results
+                results[index] = row[: len(runs[index].rows)]
+        return [results[index] for index in range(len(runs))]
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         self._cache.copy(source, target, n_tokens)
@@ -109,8 +107,9 @@ class DynamicDecoder:
             self._cache.clear()
             self._session.close()
 
-    def _run_prompt(self, run: Run, hidden: bool, result: NDArray[np.float32]) -> None:
-        """Compute the tokens piece by piece, writing outputs to result [n_rows, width]."""
+    def _run_prompt(self, run: Run, hidden: bool) -> NDArray[np.float32]:
+        """Compute the tokens piece by piece; outputs [n_rows, width]."""
+        result = np.empty((len(run.rows), self._width(hidden)), np.float32)
         binding = self._binding(run.slot, 1, hidden)
         n_piece = _N_PIECE if len(run.rows) <= 1 else max(1, min(_N_PIECE, _LOGITS // self._graph.n_vocab))
         done = 0
@@ -120,6 +119,7 @@ class DynamicDecoder:
             ends = np.array([run.n_past + start + len(tokens)])
             binding.run(tokens[None].astype(np.int64), self._mask(ends), rows, result[None, done : done + len(rows)])
             done += len(rows)
+        return result
 
     def _run_singles(self, runs: Sequence[Run], hidden: bool) -> NDArray[np.float32]:
         """Compute one token of each of some neighbouring slots; outputs [n_runs, 1 or 0 rows, width]."""
@@ -127,9 +127,12 @@ class DynamicDecoder:
         tokens[:, 0] = [run.tokens[0] for run in runs]
         mask = self._mask(np.array([run.n_past + 1 for run in runs]))
         rows = _FIRST_ROW if any(len(run.rows) for run in runs) else _NO_ROW
-        result = np.empty((len(runs), len(rows), self._graph.n_embd if hidden else self._graph.n_vocab), np.float32)
+        result = np.empty((len(runs), len(rows), self._width(hidden)), np.float32)
         self._binding(runs[0].slot, len(runs), hidden).run(tokens, mask, rows, result)
         return result
+
+    def _width(self, hidden: bool) -> int:
+        return self._graph.n_embd if hidden else self._graph.n_vocab
 
     def _mask(self, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ones for the tokens that each slot has after the run, then zeros: [n_slots, most tokens]."""
