@@ -21,6 +21,7 @@ from edgelm.backends.memory import require_memory
 from edgelm.backends.slots import Slots
 from edgelm.errors import ClosedError, InsufficientMemoryError, InvalidRequestError, UnsupportedModelError
 from edgelm.quant.blocks import BF16, F16, F32, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
+from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.model_file import ModelFile
 
 Progress = Callable[[str], None]
@@ -316,10 +317,14 @@ class LlamaCppBackend:
 
 
 def _check_container(file: ModelFile) -> None:
+    if isinstance(file, ExportedFolder):
+        raise UnsupportedModelError(
+            f"{file.path} was exported for ONNX Runtime; open it with the backend onnx, or give llama.cpp the GGUF file it was made from"
+        )
     if file.path.is_dir():
         raise UnsupportedModelError(
             f"llama.cpp reads GGUF files, and {file.path} is a folder; use the backend cpu or onnx for it, "
-            "or convert the original model with llama.cpp's convert_hf_to_gguf.py"
+            "or convert it with llama.cpp's convert_hf_to_gguf.py"
         )
 
 

@@ -23,6 +23,7 @@ from edgelm.errors import (
     ModelFileError,
     UnsupportedModelError,
 )
+from edgelm.quant.exported_folder import ExportedFolder, GraphFile, Manifest, write_manifest, write_metadata
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.huggingface import HuggingFaceFolder
 
@@ -295,10 +296,17 @@ def test_info(llama: Path, open_model: Open) -> None:
 # -- files it refuses --------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_told_apart(tmp_path: Path) -> None:
+def test_folders_are_told_from_gguf_files(llama: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", next(iter(CLASSES)))
     with pytest.raises(UnsupportedModelError, match="convert"):
         LlamaCppBackend(HuggingFaceFolder(tmp_path / "folder"), n_threads=1)
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    write_metadata(exported, GGUFFile(llama).metadata)
+    (exported / "model.onnx").write_bytes(b"graph")
+    write_manifest(exported, Manifest("cpu", 8, "f32", "f32", (GraphFile("model.onnx"),)))
+    with pytest.raises(UnsupportedModelError, match="onnx"):
+        LlamaCppBackend(ExportedFolder(exported), n_threads=1)
 
 
 def test_a_failure_to_load_has_llama_cpps_reason_and_no_noise(llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
