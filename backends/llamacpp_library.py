@@ -35,8 +35,10 @@ class Complaints(threading.local):
         return any(word in line for _, line in self._lines)
 
     def reason(self) -> str:
-        """The errors, as one text."""
-        return "; ".join(line for level, line in self._lines if level == _LOG_ERROR) or "it gives no reason"
+        """The errors as one text; they are forgotten then, so that the next failure has its own."""
+        errors = [line for level, line in self._lines if level == _LOG_ERROR]
+        self._lines.clear()
+        return "; ".join(errors) or "it gives no reason"
 
 
 complaints = Complaints()
