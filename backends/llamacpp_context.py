@@ -74,7 +74,7 @@ class LoadedModel:
             error = UnsupportedModelError if unknown else ModelFileError
             raise error(f"llama.cpp cannot load {path}: {complaints.reason()}; {advice}")
         self._finalizer = weakref.finalize(self, api.llama_model_free, self.pointer)
-        if settings.mlock and complaints.speak_of("lock"):
+        if settings.mlock and (complaints.speak_of("mlock") or complaints.speak_of("VirtualLock")):
             self.close()
             raise InsufficientMemoryError(
                 f"the weights of {path.name} cannot be locked in memory; raise the limit of `ulimit -l`, or set mlock=false"
