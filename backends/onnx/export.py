@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgelm.backends.base import DEFAULT_N_CTX
 from edgelm.backends.config import ModelConfig
 from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import FORMAT, TARGETS, ExportedFolder, Manifest, is_exported_folder, write_manifest, write_metadata
 from edgelm.quant.huggingface_tokenizer import TOKENIZER_JSON
 from edgelm.quant.model_file import ModelFile
-from edgelm.version import __version__
 
 Progress = Callable[[str], None]
-_DEFAULT_CTX = 4096
 # Where each target's graphs are written: export_<target>(file, folder, options, progress) -> ExportReport.
 _WRITERS: Mapping[str, str] = {target: f"edgelm.backends.onnx.export_{target}" for target in TARGETS}
+_SOURCES = ("backends/onnx", "backends/config.py", "backends/rope.py", "backends/weights.py", "quant/blocks.py", "quant/pack_nbits.py")
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "target": TARGETS,
     "precision": ("int8", "f32"),
@@ -73,7 +73,7 @@ class ExportOptions:
 
     def context(self, config: ModelConfig) -> int:
         """Tokens that one sequence may hold."""
-        return self.n_ctx or min(config.n_ctx_train, _DEFAULT_CTX)
+        return self.n_ctx or min(config.n_ctx_train, DEFAULT_N_CTX)
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,22 @@ def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, p
 
 
 def _key(path: Path, options: ExportOptions) -> str:
-    """Changes with the model's files, the options, and the version of edgelm that exports."""
+    """Changes with the model's files, the options, and the code that exports."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     states = [(str(part.absolute()), part.stat().st_size, part.stat().st_mtime_ns) for part in files]
-    text = json.dumps([FORMAT, __version__, states, dataclasses.asdict(options)])
+    text = json.dumps([FORMAT, _source_digest(), states, dataclasses.asdict(options)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _source_digest() -> str:
+    """Digest of everything that decides what a graph looks like, so that no cached export is older than the code that runs it."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    for entry in _SOURCES:
+        path = root / entry
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
