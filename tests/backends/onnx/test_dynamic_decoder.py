@@ -116,10 +116,11 @@ def test_hidden_states(decoder: DynamicDecoder, model: Path) -> None:
 def test_growing_keeps_what_slots_hold(decoder: DynamicDecoder, wanted: list[Array]) -> None:
     decoder.run([part(0, 0, 20)], False)
     decoder.reserve(2)
+    close(decoder.run([part(0, 20, 21)], False)[0], wanted[0][20:21])
     decoder.run([part(1, 0, 7)], False)
     decoder.reserve(4)
-    found = decoder.run([part(0, 20, 21), part(1, 7, 8), part(3, 0, 3)], False)
-    for rows, (slot, start, stop) in zip(found, ((0, 20, 21), (1, 7, 8), (3, 0, 3)), strict=True):
+    found = decoder.run([part(0, 21, 22), part(1, 7, 8), part(3, 0, 3)], False)
+    for rows, (slot, start, stop) in zip(found, ((0, 21, 22), (1, 7, 8), (3, 0, 3)), strict=True):
         close(rows, wanted[slot][start:stop])
 
 

@@ -168,6 +168,7 @@ def test_a_batch_that_fails_appends_nothing(exported: Path, open_engine: Open, m
         with pytest.raises(InsufficientMemoryError):
             backend.share(1, 3, 2)
     assert [backend.length(sequence) for sequence in (1, 2, 3)] == [2, 0, 0]
+    assert len(backend._slots) == 1
     np.testing.assert_allclose(backend.forward([chunk(1, 7, 8)]), wanted, rtol=1e-4, atol=1e-5)
 
 
