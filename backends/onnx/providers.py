@@ -119,11 +119,8 @@ def ort_errors() -> tuple[type[Exception], ...]:
     """Every error that ONNX Runtime raises; its own have no base class in common."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return (
-        *(state.Fail, state.InvalidArgument, state.NoSuchFile, state.NoModel, state.EngineError, state.RuntimeException),
-        *(state.InvalidProtobuf, state.ModelLoaded, state.NotImplemented, state.InvalidGraph, state.EPFail, state.NotFound),
-        *(state.ModelLoadCanceled, state.ModelRequiresCompilation, state.DeviceReset, RuntimeError, MemoryError),
-    )
+    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*own, RuntimeError, MemoryError)
 
 
 def ort_message(error: BaseException) -> str:

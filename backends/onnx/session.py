@@ -188,12 +188,14 @@ def _captured_log(wanted: bool) -> Iterator[list[str]]:
         return
     import onnxruntime
 
+    # Versions before 1.32 have no callback: there the log goes to the standard error stream.
+    capture = getattr(onnxruntime, "set_default_logger_callback", lambda *_arguments: None)
     with _LOG, _stdout_to_stderr():
-        onnxruntime.set_default_logger_callback(lambda _severity, _category, _id, _where, message: lines.append(message), _ERROR)
+        capture(lambda _severity, _category, _id, _where, message: lines.append(message), _ERROR)
         try:
             yield lines
         finally:
-            onnxruntime.set_default_logger_callback(None)
+            capture(None)
 
 
 @contextmanager
