@@ -258,7 +258,7 @@ def _open_error(error: Exception, path: Path, settings: SessionSettings, log: Se
         return InsufficientMemoryError(
             f"{path.name} does not fit the memory that is free ({message}); close other programs or use a smaller model"
         )
-    if "does not exist" in message or "doesn't exist" in message:
+    if any(words in message for words in ("does not exist", "doesn't exist", "No such file")):
         return ModelFileError(f"{path}: a file is missing ({message}); copy the whole folder, or export the model again")
     if any(
         word in message for word in ("guarantees", "IR version", "No Op registered", "domain_version", "is not a registered function/op")
