@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,12 @@ from onnx import TensorProto, helper
 from edgelm.backends.config import ModelConfig
 from edgelm.backends.onnx.data_file import DataFile
 from edgelm.backends.onnx.export_static import StaticForm, StaticGraph, static_graph
-from edgelm.backends.onnx.quantization import Range
+from edgelm.backends.onnx.quantization import Range, Ranges
 from edgelm.backends.onnx.static_decoder import MASK_VALUE, visible_keys
 from edgelm.backends.weights import ModelTensors
 from edgelm.errors import InvalidRequestError
 
 Progress = Callable[[str], None]
-
-Ranges = Mapping[str, Range]
 
 
 def calibrate_ranges(

@@ -62,11 +62,13 @@ class StaticForm:
             1x1 Conv with it as [n_out, n_in, 1, 1].
         norm: "plain" writes RMSNorm with Mul, ReduceMean, Add, Sqrt, Div, Mul; "operator" is RMSNormalization of operator set 23.
         opset: operator set of the graph: 18, 21 or 23.
+        stream_scale: the residual stream is held times this, for float16 has no number above 65504; a power of two changes no result.
     """
 
     linear: Literal["gemm", "matmul", "conv"] = "gemm"
     norm: Literal["plain", "operator"] = "plain"
     opset: int = 18
+    stream_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,15 @@ class _Decoder:
     def graph(self) -> StaticGraph:
         c, t = self.config, self.tensors
         x = self.op("Gather", [self.tensor("embedding.weight", t.embedding), "input_ids"], "embedding")
-        if c.embedding_scale != 1.0:
-            x = self.op("Mul", [x, self.scalar("embedding.scale", c.embedding_scale)], "embedding.scaled")
+        scale = c.embedding_scale * self.form.stream_scale
+        if scale != 1.0:
+            x = self.op("Mul", [x, self.scalar("embedding.scale", scale)], "embedding.scaled")
         masks = {name: self.grouped(name) for name in self.mask_names()}
         tables = {kind: self.rotary_rows(kind) for kind in self.rotary_kinds()}
         for index, layer in enumerate(t.layers):
             table = tables[self.rotary_kind(index)] if c.has_rope(index) else None
             x = self.block(f"layers.{index}", index, layer, x, table, masks[self.mask_name(index)])
-        hidden = self.rms_norm("hidden_states", x, t.output_norm)
+        hidden = self.stream_norm("hidden_states", x, t.output_norm)
         self.logits(hidden)
         graph = helper.make_graph(self.nodes, "decoder", self.inputs(), self.outputs(), list(self.integers.values()))
         opset = self.form.opset
@@ -141,7 +144,7 @@ class _Decoder:
         """Grouped-query attention; the heads of one group stand one below the other, so that keys and values need no repeating."""
         c, n, kv, d = self.config, self.n, self.config.n_kv_heads, self.config.head_dim
         order = None if table is None else paired_channels(c.rope, d, c.row.rope)
-        x = self.rms_norm(f"{name}.norm", x, layer.attn_norm)
+        x = self.stream_norm(f"{name}.norm", x, layer.attn_norm)
         # The scale of the scores goes into the last weight that the queries meet.
         q = self.heads(f"{name}.q", x, layer.q, layer.q_norm, c.n_heads, order, table, c.attention_scale)
         k = self.heads(f"{name}.k", x, layer.k, layer.k_norm, kv, order, table)
@@ -168,7 +171,7 @@ class _Decoder:
 
     def feed_forward(self, name: str, layer: LayerTensors, h: str) -> str:
         """down(act(gate(x)) * up(x)) of the normed stream."""
-        x = self.rms_norm(f"{name}.norm", h, layer.ffn_norm)
+        x = self.stream_norm(f"{name}.norm", h, layer.ffn_norm)
         gate = self.linear(f"{name}.gate", x, layer.gate)
         gate = self.gelu(gate) if self.config.row.activation == "gelu" else self.silu(gate)
         up = self.linear(f"{name}.up", x, layer.up)
@@ -176,8 +179,8 @@ class _Decoder:
         return self.added(f"{name}.down", product, layer.down, layer.post_ffn_norm)
 
     def added(self, name: str, x: str, layer: Linear, norm: Tensor | None) -> str:
-        """What is added to the stream; the model's residual scale goes into the last weight."""
-        scale = self.config.residual_scale
+        """What is added to the stream; the scales of the residual stream go into the last weight."""
+        scale = self.config.residual_scale * self.form.stream_scale
         if norm is None:
             return self.linear(name, x, layer, scale)
         return self.rms_norm(f"{name}.norm", self.linear(name, x, layer), norm, scale=scale)
@@ -253,14 +256,27 @@ class _Decoder:
         image = self.op("Transpose", [image], f"{name}.channels_last", perm=[0, 2, 3, 1])
         return self.reshape(image, name, self.n, layer.n_out)
 
-    def rms_norm(self, name: str, x: str, weight: Tensor, order: NDArray[np.intp] | None = None, scale: float = 1.0) -> str:
-        """x / sqrt(mean(x^2) + eps) * w * scale over the last axis."""
+    def stream_norm(self, name: str, x: str, weight: Tensor) -> str:
+        """The RMSNorm of the residual stream."""
+        return self.rms_norm(name, x, weight, epsilon=self.config.norm_eps * self.form.stream_scale**2)
+
+    def rms_norm(
+        self,
+        name: str,
+        x: str,
+        weight: Tensor,
+        order: NDArray[np.intp] | None = None,
+        scale: float = 1.0,
+        epsilon: float | None = None,
+    ) -> str:
+        """x / sqrt(mean(x^2) + eps) * w * scale over the last axis; eps is the model's unless given."""
         w = self.tensor(f"{name}.weight", weight, scale, order)
+        epsilon = epsilon or self.config.norm_eps
         if self.form.norm == "operator":
-            return self.op("RMSNormalization", [x, w], name, axis=-1, epsilon=self.config.norm_eps)
+            return self.op("RMSNormalization", [x, w], name, axis=-1, epsilon=epsilon)
         squares = self.op("Mul", [x, x], f"{name}.squares")
         mean = self.op("ReduceMean", [squares, self.int64("last_axis", [-1])], f"{name}.mean", keepdims=1)
-        mean = self.op("Add", [mean, self.scalar("norm.epsilon", self.config.norm_eps)], f"{name}.mean_eps")
+        mean = self.op("Add", [mean, self.scalar(f"norm.epsilon.{epsilon:.9g}", epsilon)], f"{name}.mean_eps")
         root = self.op("Sqrt", [mean], f"{name}.root")
         return self.op("Mul", [self.op("Div", [x, root], f"{name}.unit"), w], name)
 

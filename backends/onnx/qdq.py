@@ -4,6 +4,9 @@ Activations have one scale per tensor: uint16 between the ends of their calibrat
 output channel: int8 or int4, zero point 0. Biases are int32 in units of the product's scale. Keys and values are int16 with zero point 0,
 or uint8: Qualcomm's HTP computes a product of two int16 tensors to some 3e-4, but cuts the second of two uint16 tensors to 8 bits (1e-2).
 
+The residual stream may stay float, which HTP computes in float16: in most models single tokens have values there that are thousands of
+times greater than all others, so that steps of one size fit it badly.
+
 Tensors that only move (Reshape, Transpose, Slice, Concat, Gather) share one scale and zero point, so that moving never rounds.
 """
 
@@ -17,10 +20,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgelm.backends.onnx.calibrate_ranges import Ranges
 from edgelm.backends.onnx.data_file import DataFile
 from edgelm.backends.onnx.export_static import StaticGraph
-from edgelm.backends.onnx.quantization import Quantization, Range, asymmetric, pack_nibbles, quantize_channels, symmetric
+from edgelm.backends.onnx.quantization import Quantization, Range, Ranges, asymmetric, pack_nibbles, quantize_channels, symmetric
 from edgelm.errors import InvalidRequestError
 
 KV_TYPES = ("int16", "uint8")
@@ -43,11 +45,13 @@ class QDQOptions:
     Attributes:
         weight_bits: of the matrices of linear layers, 8 or 4.
         kv_type: of keys and values, "int16" or "uint8".
+        float_stream: leave the residual stream float.
         headroom: calibrated ranges are widened by this factor, as another text may go beyond the calibration's.
     """
 
     weight_bits: int = 8
     kv_type: str = "int16"
+    float_stream: bool = True
     headroom: float = 1.1
 
 
@@ -77,7 +81,21 @@ def quantize_graph(graph: StaticGraph, ranges: Ranges, options: QDQOptions, weig
     Raises:
         InvalidRequestError: the ranges are not of this graph.
     """
-    return _Quantizer(graph, options, weights, _Scales(graph, ranges, options)).run()
+    stream = residual_stream(graph) if options.float_stream else frozenset()
+    return _Quantizer(graph, weights, _Scales(graph, ranges, options, stream), stream).run()
+
+
+def residual_stream(graph: StaticGraph) -> frozenset[str]:
+    """The sums that the final norm is reached through, and what norms and scalings add to them; not what linear layers and lookups give."""
+    producers = {name: node for node in graph.model.graph.node for name in node.output}
+    found: set[str] = set()
+    pending = [producers["hidden_states"].input[0]]
+    while pending:
+        node = producers.get(pending.pop())
+        if node is not None and node.op_type in ("Add", "Mul", "RMSNormalization") and node.output[0] not in found:
+            found.add(node.output[0])
+            pending += node.input if node.op_type == "Add" else []
+    return frozenset(found)
 
 
 class QuantizedWeights:
@@ -137,8 +155,8 @@ class _Groups:
 class _Scales:
     """The quantization of every tensor of a graph but its matrices and biases."""
 
-    def __init__(self, graph: StaticGraph, ranges: Ranges, options: QDQOptions) -> None:
-        self._graph, self._ranges, self._options = graph, ranges, options
+    def __init__(self, graph: StaticGraph, ranges: Ranges, options: QDQOptions, stream: frozenset[str]) -> None:
+        self._graph, self._ranges, self._options, self._stream = graph, ranges, options, stream
         self._groups = _Groups()
         source = graph.model.graph
         for node in source.node:
@@ -153,7 +171,7 @@ class _Scales:
         return self._quantizations[self._groups.find(name)]
 
     def computed(self, node: onnx.NodeProto) -> str:
-        """The tensor that a node gives: keys and values are computed in uint16 like all else, and turned into the cache's type afterwards."""
+        """The tensor that a node gives: keys and values are computed in uint16 and then turned into the cache's type."""
         name: str = node.output[0]
         return f"{name}.computed" if node.op_type not in _MOVES and self._groups.find(name) in self._caches else name
 
@@ -180,7 +198,7 @@ class _Scales:
                 values = weight.read()
                 yield name, Range(float(values.min()), float(values.max()))
         for node in self._graph.model.graph.node:
-            if not (node.op_type == "Gather" and node.input[0] in self._graph.weights):
+            if node.output[0] not in self._stream and not (node.op_type == "Gather" and node.input[0] in self._graph.weights):
                 for name in {*node.output, self.computed(node)}:
                     yield name, self._span(node)
 
@@ -211,9 +229,9 @@ class _Quantizer:
     """Writes the quantized graph, node by node."""
 
     graph: StaticGraph
-    options: QDQOptions
     weights: QuantizedWeights
     scales: _Scales
+    stream: frozenset[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     real: dict[str, str] = field(default_factory=dict)  # name of a tensor -> name of its real values
@@ -239,6 +257,9 @@ class _Quantizer:
         copy.input.extend(inputs)
         copy.output.append(f"{name}.exact")
         self.nodes.append(copy)
+        if name in self.stream:
+            self.real[name] = f"{name}.exact"
+            return
         computed = self.scales.computed(node)
         self.real[name] = self.rounded(f"{name}.exact", computed, self.scales.of(computed))
         if computed != name:
@@ -253,8 +274,8 @@ class _Quantizer:
             return self.matrix(name)
         if node.op_type == "Gemm" and position == 2:
             return self.bias(node)
-        if name not in self.real:
-            self.real[name] = self.constant(name)
+        if name in self.graph.weights:
+            return self.float_constant(name) if self.stream & {*node.input, *node.output} else self.constant(name)
         if node.op_type == "MatMul" and position == 0 and self.scales.of(node.input[1]).type == "int16":
             return self.rounded(self.real[name], f"{name}.int16", symmetric(self.scales.of(name).range))
         return self.real[name]
@@ -300,10 +321,15 @@ class _Quantizer:
         return f"{name}.real"
 
     def constant(self, name: str) -> str:
-        quantization = self.scales.of(name)
-        codes = self.weights.constant(name, self.graph, quantization)
-        self.constants[codes.name] = codes
-        return self.dequantize(codes.name, quantization)
+        if name not in self.real:
+            codes = self.weights.constant(name, self.graph, self.scales.of(name))
+            self.constants[codes.name] = codes
+            self.real[name] = self.dequantize(codes.name, self.scales.of(name))
+        return self.real[name]
+
+    def float_constant(self, name: str) -> str:
+        self.constants[name] = numpy_helper.from_array(self.graph.weights[name].read(), name)
+        return name
 
     # --- the whole ---
 

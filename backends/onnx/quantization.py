@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,10 @@ class Range:
     def widened(self, factor: float) -> Range:
         """Both ends times `factor`."""
         return Range(self.low * factor, self.high * factor)
+
+
+Ranges = Mapping[str, Range]
+"""Ranges of tensors, by name."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +106,5 @@ def pack_nibbles(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     """ONNX's INT4 layout: two consecutive codes a byte, the first in the low half; uint8 [(n + 1) / 2] of n codes."""
     flat = codes.reshape(-1).view(np.uint8) & 15
     flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    packed: NDArray[np.uint8] = flat[0::2] | flat[1::2] << 4
+    packed: NDArray[np.uint8] = np.bitwise_or(flat[0::2], flat[1::2] << np.uint8(4))
     return packed

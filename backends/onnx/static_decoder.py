@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.memory import require_memory
+from edgelm.backends.onnx.context_binary import prepared_settings
 from edgelm.backends.onnx.decoder import Run
 from edgelm.backends.onnx.quantization import Quantization
 from edgelm.backends.onnx.session import Session, SessionSettings, open_session
@@ -171,6 +172,7 @@ class StaticDecoder:
 
     def __init__(self, folder: ExportedFolder, settings: SessionSettings, n_ctx: int) -> None:
         manifest = folder.manifest
+        settings = prepared_settings(folder, settings)
         self._config = read_config(folder.metadata)
         self._n_ctx = n_ctx
         self._n_places = manifest.n_ctx  # of the cache: the graphs read them all
