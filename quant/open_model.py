@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgelm.quant.exported_folder import ExportedFolder, is_exported_folder
+from edgelm.quant.exported_folder import METADATA, ExportedFolder, is_exported_folder
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.huggingface import HuggingFaceFolder
 from edgelm.quant.model_file import ModelFile
@@ -18,6 +18,6 @@ def open_model(path: str | Path) -> ModelFile:
         UnsupportedModelError: a sound model that edgelm does not read.
     """
     path = Path(path)
-    if is_exported_folder(path):
+    if is_exported_folder(path) or (path / METADATA).is_file():
         return ExportedFolder(path)
     return HuggingFaceFolder(path) if path.is_dir() else GGUFFile(path)

@@ -165,7 +165,8 @@ def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, p
 
     Raises: as export_model.
     """
-    folder = cache_folder / "onnx" / _key(file.path, options)
+    name = _digest(_states(file.path), dataclasses.asdict(options))
+    folder = cache_folder / "onnx" / f"{name}-{_digest(FORMAT, _source_digest())}"
     damaged = False
     if is_exported_folder(folder):
         try:
@@ -181,15 +182,20 @@ def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, p
     except InvalidRequestError:
         if not is_exported_folder(folder):  # otherwise another process was faster
             raise
+    for older in folder.parent.glob(f"{name}-*"):  # the same, as another version of edgelm wrote it
+        if older != folder:
+            shutil.rmtree(older, ignore_errors=True)
     return folder
 
 
-def _key(path: Path, options: ExportOptions) -> str:
-    """Changes with the model's files, the options, and the code that exports."""
+def _states(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of the model's files."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    states = [(str(part.absolute()), part.stat().st_size, part.stat().st_mtime_ns) for part in files]
-    text = json.dumps([FORMAT, _source_digest(), states, dataclasses.asdict(options)])
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return [(str(part.absolute()), part.stat().st_size, part.stat().st_mtime_ns) for part in files]
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
 def _source_digest() -> str:

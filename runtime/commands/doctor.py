@@ -6,9 +6,16 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 import edgelm
+from edgelm.runtime.commands import options
 from edgelm.runtime.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from edgelm.backends.base import ModelInfo
 
 _RELEVANT = (
     *("sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "avxvnniint8", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-int8"),
@@ -17,12 +24,33 @@ _RELEVANT = (
 """LLVM's names of the instruction sets that matter for matrix products."""
 
 
-def doctor() -> None:
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="Also open this model, and say what computes it.", show_default=False)] = None,
+    backend: options.Backend = None,
+    backend_option: options.BackendOption = None,
+) -> None:
     """Show the CPU features found, the threads chosen and why, limits, memory, caches, backends and execution providers."""
     from edgelm.runtime.commands.tables import print_facts
 
     settings = read_settings()
     print_facts([*_software(), *_processor(), *_memory(), *_storage(settings), *_backends(), *_providers()])
+    if model is not None:
+        from edgelm.runtime.commands.loading import load
+
+        with load(model, backend, None, None, None, backend_option or []) as llm:
+            print()
+            print_facts([("model", model), *_computation(llm.info)])
+
+
+def _computation(info: ModelInfo) -> list[tuple[str, str]]:
+    """What computes an open model."""
+    facts = [
+        ("architecture", info.architecture),
+        ("backend", f"{info.backend}, {info.n_threads} threads, {info.precision} activations, a context of {info.n_ctx} tokens"),
+        ("memory", f"{_gigabytes(info.weight_bytes)} weights and {info.kv_bytes_per_token:,} bytes of KV cache per token"),
+    ]
+    shares = ", ".join(f"{n_nodes} by {name}" for name, n_nodes in info.providers.items())
+    return [*facts, ("nodes computed", shares)] if shares else facts
 
 
 def _software() -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from edgelm.runtime.commands import options
 
 if TYPE_CHECKING:
     from edgelm.backends.config import ModelConfig
+    from edgelm.quant.exported_folder import ExportedFolder
     from edgelm.quant.model_file import ModelFile
 
 _KV_BYTES = 2
@@ -40,8 +41,12 @@ def inspect(
 
 
 def _print_report(model: ModelFile, ctx: int | None) -> None:
+    from edgelm.quant.exported_folder import ExportedFolder
     from edgelm.runtime.commands.tables import print_facts, print_table
 
+    if isinstance(model, ExportedFolder):
+        print_facts([*_export_facts(model), *_tokenizer_facts(model.metadata)])
+        return
     print_facts([*_facts(model), *_forward_facts(model, ctx), *_tokenizer_facts(model.metadata)])
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for tensor in model.tensors.values():
@@ -55,6 +60,23 @@ def _print_report(model: ModelFile, ctx: int | None) -> None:
         ("FORMAT", "TENSORS", "PARAMETERS", "BYTES", "BITS PER WEIGHT"),
         [(name, str(n), f"{elements:,}", f"{n_bytes:,}", f"{8 * n_bytes / max(elements, 1):.2f}") for name, (n, elements, n_bytes) in rows],
     )
+
+
+def _export_facts(folder: ExportedFolder) -> list[tuple[str, str]]:
+    manifest = folder.manifest
+    graphs = ", ".join(graph.file if graph.n_tokens is None else f"{graph.file} ({graph.n_tokens} tokens)" for graph in manifest.graphs)
+    return [
+        ("folder", str(folder.path)),
+        ("name", str(folder.metadata.get("general.name", "not said"))),
+        ("licence", str(folder.metadata.get("general.license", "not said"))),
+        ("size", _megabytes(sum(manifest.files.values()))),
+        ("architecture", str(folder.metadata.get("general.architecture", "not said"))),
+        ("exported", f"to ONNX for {manifest.target} by edgelm {manifest.edgelm}; `edgelm doctor FOLDER` says what computes it here"),
+        ("graphs", graphs),
+        ("context", f"{manifest.n_ctx} tokens"),
+        ("precision", f"{manifest.precision} activations, {manifest.kv_type} KV cache"),
+        *([("chip", str(manifest.details["soc"]))] if manifest.details.get("soc") else []),
+    ]
 
 
 def _facts(model: ModelFile) -> list[tuple[str, str]]:

@@ -72,6 +72,12 @@ def test_a_missing_or_changed_file_is_named(folder: Path) -> None:
         open_model(folder)
 
 
+def test_a_folder_without_manifest_is_incomplete(folder: Path) -> None:
+    (folder / "edgelm.json").unlink()
+    with pytest.raises(ModelFileError, match=r"edgelm\.json: no such file; the folder is incomplete"):
+        open_model(folder)
+
+
 def test_another_version_is_named(folder: Path) -> None:
     rewrite(folder, lambda manifest: manifest.update(format=99, edgelm="7.0"))
     with pytest.raises(ModelFileError, match=r"exported in layout 99 by edgelm 7\.0.*reads layout 1; export the model again"):

@@ -125,3 +125,12 @@ def test_exports_of_the_same_at_the_same_time_do_not_disturb_each_other(model: G
         thread.join()
     assert errors == []
     assert len(names(tmp_path / "cache" / "onnx")) == 1
+
+
+def test_an_export_of_older_code_is_replaced(model: GGUFFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = cached_export(model, ExportOptions(n_ctx=32), tmp_path)
+    first = cached_export(model, OPTIONS, tmp_path)
+    monkeypatch.setattr("edgelm.backends.onnx.export.FORMAT", 2)
+    second = cached_export(model, OPTIONS, tmp_path)
+    assert first != second
+    assert names(tmp_path / "onnx") == sorted((other.name, second.name))
