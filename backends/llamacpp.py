@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from edgelm.backends.llamacpp_layout import bytes_per_token, read_layout, rope_o
 from edgelm.backends.llamacpp_library import find_devices, load_library
 from edgelm.backends.memory import require_memory
 from edgelm.backends.slots import Slots
-from edgelm.errors import ClosedError, InsufficientMemoryError, InvalidRequestError, UnsupportedModelError
+from edgelm.errors import BackendUnavailableError, ClosedError, InsufficientMemoryError, InvalidRequestError, UnsupportedModelError
 from edgelm.quant.blocks import BF16, F16, F32, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.model_file import ModelFile
@@ -155,6 +156,7 @@ class LlamaCppBackend:
             raise
         self._slots = Slots()
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._closed = False
         self._info = ModelInfo(
             backend="llamacpp",
@@ -242,6 +244,10 @@ class LlamaCppBackend:
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the model is closed; open it again to use it")
+        if os.getpid() != self._process:  # llama.cpp's threads do not survive a fork; waiting for them would last for ever
+            raise BackendUnavailableError(
+                "the model was opened before this process was forked off; start the process with multiprocessing's method spawn"
+            )
 
     def _check(self, batch: Batch) -> None:
         self._check_open()

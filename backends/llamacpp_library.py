@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import socket
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from edgelm.errors import BackendUnavailableError
@@ -57,7 +59,8 @@ def load_library() -> Any:
     """llama-cpp-python's module of C functions, silent on stderr from now on.
 
     Raises:
-        BackendUnavailableError: it is not installed, older than this engine needs, or does not load here.
+        BackendUnavailableError: it is not installed, older than this engine needs, does not load here, or was in use before this process
+            was forked off.
     """
     try:
         from llama_cpp import llama_cpp
@@ -66,9 +69,20 @@ def load_library() -> Any:
     fields = {name for name, *_ in (*llama_cpp.llama_model_params._fields_, *llama_cpp.llama_context_params._fields_)}
     if not {"load_mode", "n_outputs_max", "kv_unified", "swa_full"} <= fields:
         raise BackendUnavailableError(f"llama-cpp-python is too old; update it with: pip install --upgrade 'llama-cpp-python>={_OLDEST}'")
+    if _first_process() != os.getpid():  # its threads do not survive a fork; waiting for them would last for ever
+        raise BackendUnavailableError(
+            "llama.cpp was in use before this process was forked off, and cannot be used here; start the process with "
+            "multiprocessing's method spawn, or open no model in llama.cpp before the fork"
+        )
     llama_cpp.llama_log_set(_LOG_CALLBACK, None)
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+@cache
+def _first_process() -> int:
+    """The process that loaded the library first; those that are forked off from it inherit the answer."""
+    return os.getpid()
 
 
 def find_devices(api: Any, n_gpu_layers: int, rpc_servers: Sequence[str]) -> list[int] | None:

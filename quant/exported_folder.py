@@ -52,7 +52,7 @@ class Manifest:
         target: "cpu", "qnn" or "nnapi".
         n_ctx: tokens that one sequence may hold.
         precision: of the activations in matrix products: "int8", "f32", "uint16".
-        kv_type: number type of the KV cache: "f32", "f16", "uint16", "uint8".
+        kv_type: number type of the KV cache: "f32", "f16", "int16" (Qualcomm's NPUs).
         graphs: the graphs, the one for the most tokens first.
         details: what only this target knows, as JSON values.
         files: bytes of every file in the folder but the manifest itself, by name.

@@ -75,6 +75,7 @@ def export(
     _check_target(target, values if calibration is None else {**values, "calibration": calibration})
     from edgelm.quant.exported_folder import is_exported_folder
     from edgelm.quant.open_model import open_model
+    from edgelm.runtime.llm import check_n_ctx
 
     path = resolve_model(model)
     if is_exported_folder(path):
@@ -86,6 +87,7 @@ def export(
     notes: list[str] = []
     file = open_model(path)
     try:
+        check_n_ctx(n_ctx, file.metadata)
         if target == "qnn":
             values["calibration"] = calibration_tokens(file.metadata, text, notes)
         report = export_model(

@@ -84,7 +84,7 @@ class LLM:
         file = open_model(resolve_model(model))
         try:
             tokenizer = Tokenizer.from_metadata(file.metadata)
-            _check_n_ctx(n_ctx, file.metadata)
+            check_n_ctx(n_ctx, file.metadata)
             engine = open_backend(
                 backend or _default_backend(file),
                 file,
@@ -353,8 +353,12 @@ async def _collect_async(deltas: AsyncStream) -> Completion:
         return collect([delta async for delta in deltas])
 
 
-def _check_n_ctx(n_ctx: int | None, metadata: Mapping[str, Any]) -> None:
-    """Refuse a context longer than what the model was trained for."""
+def check_n_ctx(n_ctx: int | None, metadata: Mapping[str, Any]) -> None:
+    """Refuse a context longer than what the model was trained for.
+
+    Raises:
+        InvalidRequestError: it is longer.
+    """
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     if n_ctx is not None and isinstance(trained, int) and n_ctx > trained > 0:
         raise InvalidRequestError(f"n_ctx is {n_ctx}, but the model was trained for {trained} tokens and fails beyond; ask for less")

@@ -51,6 +51,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights in the graph that decodes single tokens."""
+        ...
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token adds in all layers."""
         ...

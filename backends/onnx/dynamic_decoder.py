@@ -75,6 +75,10 @@ class DynamicDecoder:
         return self._weight_bytes
 
     @property
+    def bytes_per_token(self) -> int:
+        return self._weight_bytes
+
+    @property
     def kv_bytes_per_token(self) -> int:
         return self._cache.bytes_per_token
 

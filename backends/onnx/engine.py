@@ -85,7 +85,7 @@ class ONNXBackend:
             n_threads=n_threads,
             precision=manifest.precision,
             weight_bytes=self._decoder.weight_bytes,
-            bytes_per_token=int(manifest.details.get("bytes_per_token", self._decoder.weight_bytes)),
+            bytes_per_token=self._decoder.bytes_per_token,
             kv_bytes_per_token=self._decoder.kv_bytes_per_token,
             providers=self._decoder.providers,
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import importlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edgelm.quant.model_file import ModelFile
 Progress = Callable[[str], None]
 # Where each target's graphs are written: export_<target>(file, folder, options, progress) -> ExportReport.
 _WRITERS: Mapping[str, str] = {target: f"edgelm.backends.onnx.export_{target}" for target in TARGETS}
+_PACKAGES: Mapping[str, tuple[str, ...]] = {"cpu": ("onnx",), "qnn": ("onnx", "onnxruntime"), "nnapi": ("onnx", "onnxruntime")}
 _SOURCES = ("backends/onnx", "backends/config.py", "backends/rope.py", "backends/weights.py", "quant/blocks.py", "quant/pack_nbits.py")
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "target": TARGETS,
@@ -233,12 +235,10 @@ def _move(unfinished: Path, folder: Path, overwrite: bool) -> None:
 
 
 def _writer(target: str) -> Callable[[ModelFile, Path, ExportOptions, Progress], ExportReport]:
-    try:
-        writer: Any = getattr(importlib.import_module(_WRITERS[target]), f"export_{target}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("edgelm"):
-            raise
+    missing = [package for package in _PACKAGES[target] if find_spec(package) is None]
+    if missing:
         raise BackendUnavailableError(
-            f"exporting to {target} needs the package {error.name}; install it with `pip install 'edgelm[onnx]'`"
-        ) from error
+            f"exporting to {target} needs {' and '.join(missing)}, not installed here; install with: pip install 'edgelm[onnx]'"
+        )
+    writer: Any = getattr(import_module(_WRITERS[target]), f"export_{target}")
     return writer  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgelm.backends.onnx.provider_table import PROVIDERS, find_provider
 from edgelm.errors import InvalidRequestError
@@ -38,7 +39,8 @@ class ONNXOptions:
     def __post_init__(self) -> None:
         """
         Raises:
-            InvalidRequestError: an unknown provider or option, a provider named twice, or options of one that is not asked for.
+            InvalidRequestError: an unknown provider or option, a provider named twice, options of one that is not asked for, or no folder
+                for the profile, which ONNX Runtime would leave out without a word.
         """
         for name in self.providers:
             find_provider(name)
@@ -50,6 +52,8 @@ class ONNXOptions:
                     f"options of {name} were given ({', '.join(options)}), but it is not among the providers {', '.join(self.providers)}"
                 )
             find_provider(name).check_options(options)
+        if self.profile is not None and not Path(self.profile).absolute().parent.is_dir():
+            raise InvalidRequestError(f"profile is {self.profile!r}, but there is no folder {Path(self.profile).parent}; make it first")
 
     @property
     def provider_options(self) -> Mapping[str, Mapping[str, str]]:

@@ -11,6 +11,7 @@ The graphs may be quantized (backends/onnx/export_qnn.py). Inputs and outputs ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,8 @@ class StaticDecoder:
         self._slots: list[_Cache] = []
         self._bindings: dict[tuple[int, int], Any] = {}  # by slot and tokens of the graph
         self._weight_bytes = sum(size for name, size in manifest.files.items() if name.endswith(_WEIGHT_FILES))
+        prompts = tuple(Path(graph.file).stem for graph in manifest.graphs if graph.n_tokens != 1)
+        self._prompt_bytes = sum(size for name, size in manifest.files.items() if name.startswith(prompts))
         require_memory(self._weight_bytes, f"the weights of {folder.path.name}")
         for graph in sorted(manifest.graphs, key=lambda graph: graph.n_tokens or 0):
             if graph.n_tokens is None:
@@ -209,6 +212,11 @@ class StaticDecoder:
     def weight_bytes(self) -> int:
         """Bytes of the graphs' files and their data."""
         return self._weight_bytes
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of the files that are not those of the graph for prompts alone."""
+        return self._weight_bytes - self._prompt_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:

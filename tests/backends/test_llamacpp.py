@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -343,3 +344,24 @@ def test_memory_is_given_back(close: bool, llama: Path) -> None:
     else:
         del backend
     assert [finalizer.alive for finalizer in held] == [False, False]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of newer Pythons, about threads; that is the point here
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_gets_errors_instead_of_waiting_for_ever(llama: Path) -> None:
+    backend = LlamaCppBackend(GGUFFile(llama), n_threads=2)
+    forward(backend, 1, TOKENS[:40])
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for use in (lambda: forward(backend, 1, TOKENS[:1]), lambda: LlamaCppBackend(GGUFFile(llama), n_threads=2)):
+            try:
+                use()
+            except BackendUnavailableError as error:
+                os.write(writing, f"{error}\n".encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        assert [line.count("forked off") for line in answer] == [1, 1]
+    os.waitpid(child, 0)
+    backend.close()

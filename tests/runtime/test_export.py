@@ -129,6 +129,7 @@ def test_an_option_of_another_target_is_refused(target: str, option: dict[str, A
         ({"kv_type": "q8"}, "f32, f16"),
         ({"requantize": "q5_0"}, "q4_0, q8_0"),
         ({"n_ctx": 0}, "at least 1"),
+        ({"n_ctx": 129}, "trained for 128 tokens"),
         ({"target": "qnn", "weight_bits": 5}, "8, 4"),
         ({"target": "nnapi", "chunk": 0}, "at least 1"),
     ],

@@ -180,6 +180,11 @@ def test_profile(exported: Path, tmp_path: Path) -> None:
     assert any(event.get("args", {}).get("op_name") == "GroupQueryAttention" for event in events)
 
 
+def test_a_profile_that_nobody_could_find(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="no folder"):
+        ONNXOptions(profile=str(tmp_path / "missing" / "profile"))
+
+
 def test_hidden_states(exported: Path, open_engine: Open) -> None:
     model = exported.parent / "llama.gguf"
     wanted = ReferenceModel(GGUFFile(model)).hidden(TOKENS[:9])

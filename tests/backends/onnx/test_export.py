@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tiny_models import write_tiny
 
 from edgelm.backends.onnx.export import ExportOptions, cached_export, export_model
-from edgelm.errors import EdgeLMError, InvalidRequestError, ModelFileError
+from edgelm.errors import BackendUnavailableError, EdgeLMError, InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.gguf_file import GGUFFile
 
@@ -87,6 +88,15 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(model: GGUFFile, tmp_pa
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
         ExportOptions(**wrong)
+
+
+@pytest.mark.parametrize(("target", "package"), [("cpu", "onnx"), ("qnn", "onnxruntime"), ("nnapi", "onnxruntime")])
+def test_a_package_that_is_not_installed(
+    target: str, package: str, model: GGUFFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BackendUnavailableError, match=rf"needs {package}, .*pip install 'edgelm\[onnx\]'"):
+        export_model(model, tmp_path / "out", ExportOptions(target, n_ctx=8))
 
 
 def test_a_cached_export_is_made_once_for_each_file_and_options(model: GGUFFile, tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_what_the_decoder_says_of_itself(opened: Open) -> None:
     c = reference.config
     assert (decoder.n_ctx, decoder.n_vocab) == (40, 288)
     assert decoder.kv_bytes_per_token == 2 * 4 * c.n_layers * c.n_kv_heads * c.head_dim
+    assert 0.4 < decoder.bytes_per_token / decoder.weight_bytes < 0.6  # prefill.onnx and decode.onnx have the same weights
     assert decoder.weight_bytes > 2 * 4 * 288 * c.n_embd
     assert set(decoder.providers) == {"cpu"}
     decoder.close()
