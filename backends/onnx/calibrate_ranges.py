@@ -28,6 +28,7 @@ def calibrate_ranges(
     config: ModelConfig,
     tokens: NDArray[np.int32],
     form: StaticForm,
+    folder: Path,
     *,
     window: int = 256,
     chunk: int = 64,
@@ -35,12 +36,13 @@ def calibrate_ranges(
 ) -> Ranges:
     """Ranges of every tensor that a node of the float graph gives, by name; the names are those of any graph of the same form.
 
-    The text is read in windows that each start with an empty cache. The graph itself reduces each tensor to two numbers, so memory
-    holds the weights and one chunk's activations.
+    The text is read in windows that each start with an empty cache; what does not fill a last chunk is left out. The graph itself
+    reduces each tensor to two numbers, so memory holds the weights and one chunk's activations.
 
     Args:
         tokens: int32 [n], the calibration text.
         form: how the graph is written; the same as that of the graphs to be quantized.
+        folder: takes the float weights for as long as it lasts, four bytes each.
         window: tokens that are read one after the other before the cache is emptied.
         chunk: tokens of one run.
         progress: called with a line now and then.
@@ -51,12 +53,12 @@ def calibrate_ranges(
     _check_tokens(tokens, tensors.n_vocab)
     chunk = min(chunk, len(tokens))
     graph = static_graph(tensors, config, chunk, window, form)
-    with tempfile.TemporaryDirectory(prefix="edgelm-calibration-") as folder:
-        names, session = _open(graph, Path(folder))
+    with tempfile.TemporaryDirectory(dir=folder, prefix="float-") as place:
+        names, session = _open(graph, Path(place))
         low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
         for done, lows, highs in _read(session, config, tokens, window, chunk, graph.model):
             low, high = np.minimum(low, lows), np.maximum(high, highs)
-            if progress:
+            if progress and (done % window == 0 or done + chunk > len(tokens)):
                 progress(f"calibrating the ranges of activations: {done} of {len(tokens)} tokens")
         del session
     return {name: Range(float(least), float(most)) for name, least, most in zip(names, low, high, strict=True)}

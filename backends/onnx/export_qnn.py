@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.onnx.calibrate_ranges import calibrate_ranges
@@ -47,7 +48,7 @@ def export_qnn(file: ModelFile, folder: Path, options: ExportOptions, progress: 
     tensors = read_tensors(file, config)
     n_ctx = options.context(config)
     quantizing = QDQOptions(weight_bits=options.weight_bits, float_stream=soc is None or soc.has_float16)
-    form, ranges = _calibrate(tensors, config, np.array(options.calibration, np.int32), quantizing, progress)
+    form, ranges = _calibrate(tensors, config, np.array(options.calibration, np.int32), quantizing, folder, progress)
     names = {options.chunk: "prefill.onnx", 1: "decode.onnx"}
     details: dict[str, Any] = {"calibration_tokens": len(options.calibration), "weight_bits": options.weight_bits}
     with tempfile.TemporaryDirectory(dir=folder, prefix="quantized-") as temporary:
@@ -75,15 +76,15 @@ def export_qnn(file: ModelFile, folder: Path, options: ExportOptions, progress: 
 
 
 def _calibrate(
-    tensors: ModelTensors, config: ModelConfig, tokens: Any, quantizing: QDQOptions, progress: Progress
+    tensors: ModelTensors, config: ModelConfig, tokens: NDArray[np.int32], quantizing: QDQOptions, folder: Path, progress: Progress
 ) -> tuple[StaticForm, Ranges]:
     """The form of the graphs, and the ranges of their tensors. The stream is scaled down, by a power of two, where float16 calls for it."""
-    ranges = calibrate_ranges(tensors, config, tokens, _FORM, progress=progress)
+    ranges = calibrate_ranges(tensors, config, tokens, _FORM, folder, progress=progress)
     greatest = max(max(-span.low, span.high) for name, span in ranges.items() if name.endswith(".residual"))
     if not quantizing.float_stream or greatest <= _FLOAT16_ROOM:
         return _FORM, ranges
     form = replace(_FORM, stream_scale=2.0 ** -math.ceil(math.log2(greatest / _FLOAT16_ROOM)))
-    return form, calibrate_ranges(tensors, config, tokens, form, progress=progress)
+    return form, calibrate_ranges(tensors, config, tokens, form, folder, progress=progress)
 
 
 def _compile(place: Path, folder: Path, names: tuple[str, ...], soc: Soc, progress: Progress) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class QDQOptions:
     weight_bits: int = 8
     kv_type: str = "int16"
     float_stream: bool = True
-    headroom: float = 1.1
+    headroom: float = 1.2
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class _Scales:
         for node in source.node:
             if node.op_type in _MOVES:
                 self._groups.join([*list(node.input)[: _MOVES[node.op_type]], *node.output])
+        self._kinds = {name: node.op_type for node in source.node for name in node.output}
         inputs = [info.name for info in source.input]
         self._masks = {self._groups.find(name) for name in inputs if name.endswith("attention_mask")}
         self._caches = {self._groups.find(name) for name in inputs if name.startswith("past_key_values.")}
@@ -212,6 +213,8 @@ class _Scales:
         if self._is_masking(node):  # sums with the mask are held at the low end
             scores = self._calibrated(node.input[0])
             return Range(scores.low - _MASK_DEPTH, max(scores.high, 0.0))
+        if node.op_type == "MatMul" and self._kinds.get(node.input[0]) == "Softmax":
+            return self._calibrated(node.input[1])  # a mean of values lies among them; the first token's is one of them
         return self._calibrated(node.output[0])
 
     def _is_masking(self, node: onnx.NodeProto) -> bool:
@@ -295,7 +298,7 @@ class _Quantizer:
     def parameters(self, codes: str, quantization: Quantization) -> list[str]:
         scale = np.array(quantization.scale, np.float32)
         zero_point = np.array(quantization.zero_point, quantization.type)
-        names = [f"{codes}.scale", f"{codes}.zero_point"]
+        names = [f"{codes}:scale", f"{codes}:zero_point"]
         self.constants |= {name: numpy_helper.from_array(value, name) for name, value in zip(names, (scale, zero_point), strict=True)}
         return names
 
