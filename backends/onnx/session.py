@@ -264,6 +264,11 @@ def _open_error(error: Exception, path: Path, settings: SessionSettings, log: Se
         word in message for word in ("guarantees", "IR version", "No Op registered", "domain_version", "is not a registered function/op")
     ):
         return ModelFileError(f"{path}: made for another ONNX Runtime ({message}); update onnxruntime, or export the model again")
+    if "not compatible with any execution provider" in message:
+        return BackendUnavailableError(
+            f"{path.name} was compiled for a provider that is not at work here, only {', '.join(settings.providers)}{said}; "
+            "name that provider in providers, and check its options"
+        )
     if any(word in " ".join((message, *log)).lower() for word in ("epcontext", "context binary")):
         return ModelFileError(
             f"{path}: the compiled context cannot be loaded ({message}{said}); it is damaged, or made for another chip "

@@ -199,6 +199,11 @@ class TestQNN:
         chip = {"qnn": {"soc_model": "SM8650", "htp_arch": "75"}}
         open_session(graph, SessionSettings(providers=("qnn",), provider_options=chip, config=config)).close()
         assert open_session(compiled, SessionSettings(providers=("qnn",))).operators["qnn"] == {"EPContext": 1}
+        with pytest.raises(BackendUnavailableError, match="compiled for a provider that is not at work here, only cpu"):
+            open_session(compiled, SessionSettings())
+        no_library = {"qnn": {"backend_path": "/nowhere/libQnnHtp.so"}}
+        with pytest.raises(BackendUnavailableError, match=r"Unable to load backend, error: /nowhere/libQnnHtp.so"):
+            open_session(compiled, SessionSettings(providers=("qnn",), provider_options=no_library))
         binary = next(tmp_path.glob("*.bin"))
         whole = binary.read_bytes()
         for damaged in (b"garbage" * 99, whole[: len(whole) // 2], b""):
