@@ -20,7 +20,7 @@ from edgelm.backends.onnx.data_file import DataFile
 from edgelm.backends.onnx.export import ExportOptions, ExportReport, Progress, StoredFormat
 from edgelm.backends.onnx.export_static import StaticForm, static_graph
 from edgelm.backends.onnx.providers import require_provider
-from edgelm.backends.onnx.qdq import QDQOptions, QuantizedWeights, quantize_graph
+from edgelm.backends.onnx.qdq import QDQOptions, QuantizedWeights, matrix_bits, quantize_graph
 from edgelm.backends.onnx.quantization import Quantization, Ranges
 from edgelm.backends.weights import ModelTensors, read_tensors
 from edgelm.quant.exported_folder import GraphFile, Manifest
@@ -99,29 +99,30 @@ def _compile(place: Path, folder: Path, names: tuple[str, ...], soc: Soc, progre
 
 def _formats(file: ModelFile, bits: int) -> tuple[StoredFormat, ...]:
     """Every matrix gets one scale per output channel, whatever blocks it had."""
-    matrices: dict[str, list[Tensor]] = {}
+    matrices: dict[tuple[str, int], list[Tensor]] = {}
     for tensor in file.tensors.values():
         if len(tensor.shape) == 2:
-            matrices.setdefault(tensor.format.name, []).append(tensor)
+            matrices.setdefault((tensor.format.name, matrix_bits(tensor.name, bits)), []).append(tensor)
     return tuple(
         StoredFormat(
             name,
-            f"int{bits}, one scale per output channel",
+            f"int{width}, one scale per output channel",
             False,
             len(found),
             sum(tensor.data.size for tensor in found),
-            sum(math.prod(tensor.shape) * bits // 8 + 4 * tensor.shape[0] for tensor in found),
+            sum(math.prod(tensor.shape) * width // 8 + 4 * tensor.shape[0] for tensor in found),
         )
-        for name, found in matrices.items()
+        for (name, width), found in matrices.items()
     )
 
 
 def _notes(quantizing: QDQOptions, soc: Soc | None) -> tuple[str, ...]:
-    notes = [
-        f"weights were requantized to int{quantizing.weight_bits} with one scale per output channel, and activations to uint16: not exact"
-    ]
-    if quantizing.weight_bits == 4:
-        notes.append("4 bits with one scale per output channel cost much quality; prefer 8 unless the model was trained for it")
+    bits = quantizing.weight_bits
+    notes = [f"weights were requantized to int{bits} with one scale per output channel, and activations to uint16: not exact"]
+    if bits == 4:
+        notes.append(
+            "4 bits with one scale per output channel cost much quality, so the output layer and ffn_down have 8; prefer 8 for all"
+        )
     if soc is not None and not soc.has_float16:
         notes.append(f"{soc.name} has no float16, so the residual stream is uint16 too, which costs quality")
     return tuple(notes)
