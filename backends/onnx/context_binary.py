@@ -72,8 +72,7 @@ SOCS: Mapping[str, Soc] = MappingProxyType({soc.name: soc for soc in _CHIPS})
 EMULATED = SOCS["SM8650"]
 """What the emulator is to be where the graphs were not compiled for a chip: left to itself, it is one without float16."""
 
-_NEVER_COMPILED = MappingProxyType({"ep.context_enable": "1", "ep.context_embed_mode": "0"})
-_BEST_GRAPH = MappingProxyType({"htp_graph_finalization_optimization_mode": "3"})
+_COMPILE = MappingProxyType({"ep.context_enable": "1", "ep.context_embed_mode": "0"})
 
 
 def find_soc(name: str) -> Soc:
@@ -96,9 +95,9 @@ def compile_graph(graph: Path, compiled: Path, soc: Soc) -> tuple[Path, ...]:
         BackendUnavailableError: onnxruntime-qnn is not installed, or its compiler refuses the graph.
         UnsupportedModelError: nodes that the chip's tensor processor does not take.
     """
-    options = {**soc.provider_options, **_BEST_GRAPH}
-    config = {**_NEVER_COMPILED, "ep.context_file_path": str(compiled)}
-    open_session(graph, SessionSettings(providers=("qnn",), provider_options={"qnn": options}, strict=True, config=config)).close()
+    config = {**_COMPILE, "ep.context_file_path": str(compiled)}
+    options = {"qnn": soc.provider_options}
+    open_session(graph, SessionSettings(providers=("qnn",), provider_options=options, strict=True, config=config)).close()
     binary = compiled.with_name(f"{compiled.stem}_qnn.bin")
     if not (compiled.is_file() and binary.is_file()):
         raise ModelFileError(f"compiling {graph.name} for {soc.name} wrote no {compiled.name} with {binary.name}; update onnxruntime-qnn")
