@@ -14,8 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from edgelm.backends.onnx.providers import ort_message
 from edgelm.backends.onnx.session import SessionSettings, open_session
-from edgelm.errors import InvalidRequestError, ModelFileError
+from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import ExportedFolder
 
 
@@ -92,15 +93,22 @@ def compile_graph(graph: Path, compiled: Path, soc: Soc) -> tuple[Path, ...]:
     """Compile a quantized graph for a chip; nothing of it may fall to the CPU. The files written: `compiled` and its binary.
 
     Raises:
-        BackendUnavailableError: onnxruntime-qnn is not installed, or its compiler refuses the graph.
+        BackendUnavailableError: onnxruntime-qnn is not installed, or its compiler fails.
         UnsupportedModelError: nodes that the chip's tensor processor does not take.
     """
     config = {**_COMPILE, "ep.context_file_path": str(compiled)}
     options = {"qnn": soc.provider_options}
-    open_session(graph, SessionSettings(providers=("qnn",), provider_options=options, strict=True, config=config)).close()
+    try:
+        open_session(graph, SessionSettings(providers=("qnn",), provider_options=options, strict=True, config=config)).close()
+    except ModelFileError as error:  # the graph was written a moment ago, so the fault is not the file's
+        raise BackendUnavailableError(
+            f"{graph.name} cannot be compiled for {soc.name} ({ort_message(error.__cause__ or error)}); try a smaller chunk or another chip"
+        ) from error
     binary = compiled.with_name(f"{compiled.stem}_qnn.bin")
     if not (compiled.is_file() and binary.is_file()):
-        raise ModelFileError(f"compiling {graph.name} for {soc.name} wrote no {compiled.name} with {binary.name}; update onnxruntime-qnn")
+        raise BackendUnavailableError(
+            f"compiling {graph.name} for {soc.name} wrote no {compiled.name} with {binary.name}; update onnxruntime-qnn"
+        )
     return compiled, binary
 
 

@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from tiny_models import write_variant
 
-from edgelm.backends.onnx.context_binary import EMULATED, SOCS, find_soc, prepared_settings, sha256
+from edgelm.backends.onnx.context_binary import EMULATED, SOCS, compile_graph, find_soc, prepared_settings, sha256
 from edgelm.backends.onnx.decoder import Run
 from edgelm.backends.onnx.export import ExportOptions, export_model
 from edgelm.backends.onnx.providers import unavailable_reason
 from edgelm.backends.onnx.session import SessionSettings
 from edgelm.backends.onnx.static_decoder import StaticDecoder
-from edgelm.errors import InvalidRequestError, ModelFileError
+from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import ExportedFolder, Manifest, write_manifest
 from edgelm.quant.open_model import open_model
 
@@ -94,6 +94,12 @@ def test_chips_of_every_generation_compile(soc: str, folders: Callable[[str | No
     assert details["qnn_sdk"]
     assert sorted(details["binaries"]) == ["decode.onnx", "decode_qnn.bin", "prefill.onnx", "prefill_qnn.bin"]
     assert np.abs(logits(path) - logits(folders(None))).max() < 0.5
+
+
+def test_what_the_compiler_cannot_do_is_an_error(folders: Callable[[str | None], Path], tmp_path: Path) -> None:
+    with_float16 = folders(None) / "decode.onnx"
+    with pytest.raises(BackendUnavailableError, match=r"decode\.onnx cannot be compiled for SM8350 \(Failed to finalize"):
+        compile_graph(with_float16, tmp_path / "decode.onnx", SOCS["SM8350"])
 
 
 def test_only_what_was_compiled_is_left(folders: Callable[[str | None], Path]) -> None:
