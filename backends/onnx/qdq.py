@@ -25,9 +25,6 @@ from edgelm.backends.onnx.export_static import StaticGraph
 from edgelm.backends.onnx.quantization import Quantization, Range, Ranges, asymmetric, pack_nibbles, quantize_channels, symmetric
 from edgelm.errors import InvalidRequestError
 
-KV_TYPES = ("int16", "uint8")
-WEIGHT_BITS = (8, 4)
-
 _MOVES = {"Reshape": 1, "Transpose": 1, "Slice": 1, "Gather": 1, "Concat": None}
 """Operators whose output holds values of their first inputs unchanged, with how many of these; None for all."""
 
@@ -143,9 +140,14 @@ class QuantizedWeights:
     def constant(self, name: str, graph: StaticGraph, quantization: Quantization) -> onnx.TensorProto:
         """Codes of any other constant."""
         codes_name = f"{name}.codes.{quantization.type}"
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(quantization.type))
-        shape = graph.weights[name].shape
-        return self._data.find(codes_name) or self._data.store(codes_name, kind, shape, quantization.codes(graph.weights[name].read()))
+        found = self._data.find(codes_name)
+        if found is not None:
+            return found
+        values = graph.weights[name].read()
+        codes = np.empty(values.shape, quantization.type)
+        for start in range(0, len(values), 1024):  # some rows at a time, for memory's sake
+            codes[start : start + 1024] = quantization.codes(values[start : start + 1024])
+        return self._data.store(codes_name, helper.np_dtype_to_tensor_dtype(codes.dtype), codes.shape, codes)
 
 
 class _Groups:
@@ -206,18 +208,15 @@ class _Scales:
         return spans | dict.fromkeys(self._masks, Range(-depth, 0.0))
 
     def _members(self) -> Iterable[tuple[str, Range]]:
-        for name, weight in self._graph.weights.items():
-            if not self._is_of_linear_layer(name):
-                values = weight.read()
-                yield name, Range(float(values.min()), float(values.max()))
-        for node in self._graph.model.graph.node:
-            if node.output[0] not in self._stream and not (node.op_type == "Gather" and node.input[0] in self._graph.weights):
+        """Constants with the range of their values, and what nodes give with its calibrated one; rows of constants are among these."""
+        weights, nodes = self._graph.weights, self._graph.model.graph.node
+        for name in {name for node in nodes for name in node.input[: 1 if node.op_type == "Gemm" else None] if name in weights}:
+            values = weights[name].read()
+            yield name, Range(float(values.min()), float(values.max()))
+        for node in nodes:
+            if node.output[0] not in self._stream and not (node.op_type == "Gather" and node.input[0] in weights):
                 for name in {*node.output, self.computed(node)}:
                     yield name, self._span(node)
-
-    def _is_of_linear_layer(self, name: str) -> bool:
-        uses = [(node.op_type, list(node.input).index(name)) for node in self._graph.model.graph.node if name in node.input]
-        return all(kind == "Gemm" and position > 0 for kind, position in uses)
 
     def _span(self, node: onnx.NodeProto) -> Range:
         if node.op_type in _KNOWN_RANGES:
@@ -250,11 +249,12 @@ class _Quantizer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     real: dict[str, str] = field(default_factory=dict)  # name of a tensor -> name of its real values
+    whole: set[str] = field(default_factory=set)  # names of tensors that are whole numbers by nature
 
     def run(self) -> QuantizedGraph:
         source = self.graph.model.graph
         floats = [info.name for info in source.input if info.type.tensor_type.elem_type == TensorProto.FLOAT]
-        self.whole = {info.name for info in source.input} - set(floats) | {tensor.name for tensor in source.initializer}
+        self.whole |= {info.name for info in source.input} - set(floats) | {tensor.name for tensor in source.initializer}
         for name in floats:
             self.real[name] = self.dequantize(name, self.scales.of(name))
         for node in source.node:
