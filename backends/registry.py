@@ -63,7 +63,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
         "onnx": Engine(
             "edgelm.backends.onnx.engine:ONNXBackend",
             options="edgelm.backends.onnx.options:ONNXOptions",
-            needs=("onnxruntime", "onnx"),
+            needs=("onnxruntime",),
             advice="pip install 'edgelm[onnx]'",
             summary="ONNX Runtime, with its execution providers",
         ),

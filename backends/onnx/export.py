@@ -72,6 +72,10 @@ class ExportOptions:
         for name, value in (("n_ctx", self.n_ctx), ("chunk", self.chunk)):
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name} is {value}; it must be at least 1")
+        if self.requantize == "q8_0" and self.precision == "f32":
+            raise InvalidRequestError(
+                "requantize q8_0 gains nothing at precision f32, which stores 8-bit weights as float32; choose q4_0, or precision int8"
+            )
 
     def context(self, config: ModelConfig) -> int:
         """Tokens that one sequence may hold."""

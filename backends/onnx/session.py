@@ -68,6 +68,7 @@ class Session:
         self.operators: Mapping[str, Counter[str]] = MappingProxyType(_operators(ort))
         self._profile = profile
         self._closed = False
+        self._run_options = _silent_run()
 
     @property
     def providers(self) -> Mapping[str, int]:
@@ -82,7 +83,7 @@ class Session:
             InsufficientMemoryError: there is no memory for what lies between inputs and outputs.
         """
         try:
-            self.ort.run_with_iobinding(binding)
+            self.ort.run_with_iobinding(binding, self._run_options)
         except ort_errors() as error:
             raise _run_error(error, self.path) from error
 
@@ -94,6 +95,15 @@ class Session:
         profile = Path(self.ort.end_profiling()) if self._profile else None
         del self.ort
         return profile
+
+
+def _silent_run() -> Any:
+    """Options of a run that writes nothing to the terminal: what fails is raised, and said once."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
 
 
 def open_session(path: Path, settings: SessionSettings) -> Session:

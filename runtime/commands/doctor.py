@@ -98,7 +98,7 @@ def _exports() -> str:
     from edgelm.backends.onnx.engine import export_folder
 
     folder = export_folder(read_settings().home)
-    models = [entry for entry in folder.glob("*") if entry.is_dir()]
+    models = [entry for entry in folder.glob("[!.]*") if entry.is_dir()]
     size = sum(file.stat().st_size for entry in models for file in entry.rglob("*") if file.is_file())
     return f"{folder}: {len(models)} models, {_gigabytes(size)}; deleting them is safe, they are made again when they are needed"
 

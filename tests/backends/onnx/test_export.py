@@ -84,7 +84,17 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(model: GGUFFile, tmp_pa
         export_model(model, tmp_path / "file" / "out", OPTIONS)
 
 
-@pytest.mark.parametrize("wrong", [{"target": "gpu"}, {"precision": "f16"}, {"kv_type": "int8"}, {"requantize": "q5_0"}, {"n_ctx": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": "gpu"},
+        {"precision": "f16"},
+        {"kv_type": "int8"},
+        {"requantize": "q5_0"},
+        {"n_ctx": 0},
+        {"requantize": "q8_0", "precision": "f32"},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
         ExportOptions(**wrong)
