@@ -17,7 +17,7 @@ from typing import Any
 from edgelm.backends.onnx.providers import ort_message
 from edgelm.backends.onnx.session import SessionSettings, open_session
 from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
-from edgelm.quant.exported_folder import ExportedFolder
+from edgelm.quant.exported_folder import MANIFEST, ExportedFolder
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Soc:
 
 
 # Numbers: enum Qnn_SocModel_t of the QNN SDK's include/QNN/QnnTypes.h. Architectures: table _soc_info_table of ExecuTorch's
-# backends/qualcomm/serialization/qc_schema.py (written by Qualcomm), and the list "Supported Snapdragon devices" of the SDK's overview
-# for the laptops and QCS8550. Chips that the library of onnxruntime-qnn 2.7 refuses (SM8635, SC8280X, QCM6490, ...) are left out.
+# backends/qualcomm/serialization/qc_schema.py (written by Qualcomm), which lacks the laptops and QCS8550: theirs are the versions
+# these chips are known by. Chips that the library of onnxruntime-qnn 2.7 refuses (SM8635, SC8280X, QCM6490, ...) are left out.
 _CHIPS = (
     Soc("SM8850", "Snapdragon 8 Elite Gen 5", 87, 81),
     Soc("SM8845", "Snapdragon 8 Gen 5", 97, 81),
@@ -125,6 +125,8 @@ def check_binaries(folder: ExportedFolder) -> None:
         ModelFileError: a file was changed.
     """
     sums: Any = folder.manifest.details.get("binaries", {})
+    if not isinstance(sums, dict):
+        raise ModelFileError(f"{folder.path / MANIFEST}: details.binaries is no object; export or copy the folder again")
     for name, wanted in sums.items():
         path = folder.path / name
         if name not in folder.manifest.files or sha256(path) != wanted:
