@@ -86,6 +86,9 @@ def divergence(
     precision: Annotated[str, typer.Option(metavar="P,P", help="Precisions of edgelm's activations: int8, f32, or both.")] = "int8",
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as there are cores.")] = 0,
     backend: BackendOption = "cpu",
+    exported: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A folder exported from MODEL: compare what it computes instead.")
+    ] = None,
     judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The model with float32 weights; written if it is not there, and kept.")
     ] = None,
@@ -95,8 +98,11 @@ def divergence(
     console = Console()
     precisions = _precisions(precision)
     n_threads = threads or choose_threads().n_threads
+    folder = _exported_folder(str(exported)) if exported else None
+    if folder is not None:
+        backend = "onnx"
     with console.status("starting") as status:
-        result = judge_model(_gguf_file(model), _read_text(text), tokens, precisions, n_threads, status.update, judge, backend)
+        result = judge_model(_gguf_file(model), _read_text(text), tokens, precisions, n_threads, status.update, judge, backend, folder)
     console.print(_judgement_table(result))
     _write_json(json_file, asdict(result))
 

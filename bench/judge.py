@@ -36,6 +36,7 @@ def judge(
     progress: Callable[[str], None],
     judge_file: Path | None = None,
     backend: str = "cpu",
+    exported: Path | None = None,
 ) -> Judgement:
     """Compare on the text's first n_tokens tokens.
 
@@ -43,6 +44,7 @@ def judge(
         precisions: of edgelm's activations, "int8" or "f32".
         judge_file: the model with float32 weights; written there if it does not exist, and kept. None for a temporary one.
         backend: edgelm's engine.
+        exported: a folder exported from the model, which is then what edgelm computes with, in the folder's own precision.
 
     Raises:
         InvalidRequestError: the text has fewer tokens.
@@ -67,11 +69,13 @@ def judge(
     finally:
         peer.close()
     ours = {}
-    for precision in precisions:
-        progress(f"edgelm ({backend}) on the quantized weights, {precision}")
-        runner = BackendRunner(open_backend(backend, model, n_threads=n_threads, n_ctx=n_tokens, precision=precision, progress=progress))
+    for wish in (None,) if exported else precisions:
+        progress(f"edgelm ({backend}) on {exported.name if exported else 'the quantized weights'}, {wish or 'its own precision'}")
+        n_ctx = None if exported else n_tokens
+        engine = open_backend(backend, exported or model, n_threads=n_threads, n_ctx=n_ctx, precision=wish, progress=progress)
+        runner = BackendRunner(engine)
         try:
-            ours[precision] = divergence(wanted, runner.logits(tokens))
+            ours[engine.info.precision] = divergence(wanted, runner.logits(tokens))
         finally:
             runner.close()
     return Judgement(backend, ours, theirs)
