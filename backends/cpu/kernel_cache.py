@@ -23,6 +23,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from edgelm.backends.source_digest import source_digest
 from edgelm.errors import BackendUnavailableError
 
 Progress = Callable[[str], None]
@@ -73,17 +74,10 @@ def target_machine(target: Target) -> Any:
     )
 
 
-def source_digest(target: Target) -> str:
+def kernel_digest(target: Target) -> str:
     """Digest of everything that decides what a kernel compiles to."""
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parents[2]
-    for entry in _SOURCES:
-        path = root / entry
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    versions = " ".join(f"{name} {version(name)}" for name in ("numba", "llvmlite"))
-    digest.update(f"{versions} {target}".encode())
-    return digest.hexdigest()[:24]
+    versions = [f"{name} {version(name)}" for name in ("numba", "llvmlite")]
+    return source_digest(_SOURCES, *versions, str(target))[:24]
 
 
 def kernel_path(folder: Path, name: str) -> Path:
@@ -122,7 +116,7 @@ class KernelCache:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.target = target or host_target()
-        self.folder = folder / source_digest(self.target)
+        self.folder = folder / kernel_digest(self.target)
         self._progress = progress or (lambda _line: None)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(self.target))
         self._addresses: dict[str, int] = {}

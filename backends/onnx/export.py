@@ -17,6 +17,7 @@ from typing import Any
 
 from edgelm.backends.base import DEFAULT_N_CTX
 from edgelm.backends.config import ModelConfig
+from edgelm.backends.source_digest import source_digest
 from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import FORMAT, TARGETS, ExportedFolder, Manifest, is_exported_folder, write_manifest, write_metadata
 from edgelm.quant.huggingface_tokenizer import TOKENIZER_JSON
@@ -172,7 +173,7 @@ def cached_export(file: ModelFile, options: ExportOptions, cache_folder: Path, p
     Raises: as export_model.
     """
     name = _digest(_states(file.path), dataclasses.asdict(options))
-    folder = cache_folder / "onnx" / f"{name}-{_digest(FORMAT, _source_digest())}"
+    folder = cache_folder / "onnx" / f"{name}-{_digest(FORMAT, source_digest(_SOURCES))}"
     damaged = False
     if is_exported_folder(folder):
         try:
@@ -202,17 +203,6 @@ def _states(path: Path) -> list[tuple[str, int, int]]:
 
 def _digest(*values: object) -> str:
     return hashlib.sha256(json.dumps(values).encode("utf-8", "surrogateescape")).hexdigest()[:20]
-
-
-def _source_digest() -> str:
-    """Digest of everything that decides what a graph looks like, so that no cached export is older than the code that runs it."""
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parents[2]
-    for entry in _SOURCES:
-        path = root / entry
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:

@@ -105,17 +105,17 @@ def _exports() -> str:
 
 def _kernel_cache() -> str:
     from edgelm.backends.cpu.engine import kernel_folder
-    from edgelm.backends.cpu.kernel_cache import host_target, source_digest
+    from edgelm.backends.cpu.kernel_cache import host_target, kernel_digest
 
     folder = kernel_folder(read_settings().home)
     target = host_target()
-    kernels = list((folder / source_digest(target)).glob("*.kernel"))
+    kernels = list((folder / kernel_digest(target)).glob("*.kernel"))
     state = (
         f"{len(kernels)} kernels compiled for {target.isa}"
         if kernels
         else f"none compiled for {target.isa} yet: the first run does it once"
     )
-    n_stale = sum(1 for other in folder.glob("*") if other.name != source_digest(target))
+    n_stale = sum(1 for other in folder.glob("*") if other.name != kernel_digest(target))
     return f"{folder}: {state}" + (f"; {n_stale} folders of other versions or CPUs may be deleted" if n_stale else "")
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.backends import source_digest
 from edgelm.backends.cpu import kernel_cache
-from edgelm.backends.cpu.kernel_cache import KernelCache, host_target, kernel_path, source_digest
+from edgelm.backends.cpu.kernel_cache import KernelCache, host_target, kernel_digest, kernel_path
 from edgelm.errors import BackendUnavailableError
 
 NAME = "gate:silu"
@@ -74,17 +75,17 @@ def test_a_damaged_kernel_is_compiled_again(damage: object, folder: Path) -> Non
 
 def test_another_cpu_source_or_version_is_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target = host_target()
-    digests = {source_digest(target), source_digest(replace(target, cpu="other")), source_digest(replace(target, features="+x"))}
+    digests = {kernel_digest(target), kernel_digest(replace(target, cpu="other")), kernel_digest(replace(target, features="+x"))}
     source = tmp_path / "source" / "backends" / "cpu"
     shutil.copytree(Path(kernel_cache.__file__).parent, source)
     (tmp_path / "source" / "quant").mkdir()
     shutil.copy(Path(kernel_cache.__file__).parents[2] / "quant" / "pack_rows.py", tmp_path / "source" / "quant")
-    monkeypatch.setattr(kernel_cache, "__file__", str(source / "kernel_cache.py"))
-    assert source_digest(target) in digests
+    monkeypatch.setattr(source_digest, "__file__", str(source.parent / "source_digest.py"))
+    assert kernel_digest(target) in digests
     (source / "codes.py").write_text((source / "codes.py").read_text() + "\n# changed\n")
-    digests.add(source_digest(target))
+    digests.add(kernel_digest(target))
     monkeypatch.setattr(kernel_cache, "version", lambda _name: "0.0")
-    digests.add(source_digest(target))
+    digests.add(kernel_digest(target))
     assert len(digests) == 5
 
 
