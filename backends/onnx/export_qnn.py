@@ -84,6 +84,7 @@ def _calibrate(
     if not quantizing.float_stream or greatest <= _FLOAT16_ROOM:
         return _FORM, ranges
     form = replace(_FORM, stream_scale=2.0 ** -math.ceil(math.log2(greatest / _FLOAT16_ROOM)))
+    progress(f"the residual stream reaches {greatest:.0f}, near float16's end: held times {form.stream_scale:g}, and calibrated again")
     return form, calibrate_ranges(tensors, config, tokens, form, folder, progress=progress)
 
 
