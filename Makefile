@@ -22,7 +22,7 @@ run: .venv/installed
 	@$(BIN)/edgelm run "$$EDGELM_MODEL" "$$EDGELM_PROMPT" --temperature $(TEMPERATURE)
 
 test: .venv/installed-for-tests lint types
-	$(BIN)/pytest --durations=5
+	$(BIN)/pytest -n 2 --dist loadfile --durations=5
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
