@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -39,6 +39,9 @@ class Chunk:
 
 
 Batch = Sequence[Chunk]
+
+Progress = Callable[[str], None]
+"""Called with one line whenever an engine or an export begins something that takes long (packing weights, compiling kernels)."""
 
 DEFAULT_N_CTX = 4096
 """Tokens of context where nobody asks for a number, if the model was trained for so many."""

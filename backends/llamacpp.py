@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import DEFAULT_N_CTX, Batch, Chunk, ModelInfo, Outputs
+from edgelm.backends.base import DEFAULT_N_CTX, Batch, Chunk, ModelInfo, Outputs, Progress
 from edgelm.backends.batches import check_batch
 from edgelm.backends.cpu.topology import choose_threads
 from edgelm.backends.llamacpp_context import CELL_STEP, Context, ContextSettings, LoadedModel, LoadSettings, Tokens, ids_per_slot
@@ -25,7 +25,6 @@ from edgelm.quant.blocks import BF16, F16, F32, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, 
 from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.model_file import ModelFile
 
-Progress = Callable[[str], None]
 _KV_TYPES = {format.name.lower(): format for format in (F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL)}
 _FIRST_SLOTS = 8  # more are made when they are needed: each costs llama.cpp a row of logits
 _ALL_LAYERS = -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -11,13 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from edgelm.backends.base import Backend
+from edgelm.backends.base import Backend, Progress
 from edgelm.backends.options import NoOptions, read_options
 from edgelm.errors import BackendUnavailableError, InvalidRequestError
 from edgelm.quant.model_file import ModelFile
-
-Progress = Callable[[str], None]
-"""Called with one line whenever the engine begins something that takes long (packing weights, compiling kernels)."""
 
 PRECISIONS = ("int8", "f32")
 ENTRY_POINTS = "edgelm.backends"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgelm.backends.base import Progress
 from edgelm.errors import InvalidRequestError, TemplateError, UnsupportedModelError
 from edgelm.runtime.catalogue import resolve_model
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from edgelm.backends.onnx.export import ExportReport
     from edgelm.runtime.tokenizer import Tokenizer
 
-Progress = Callable[[str], None]
 
 MAX_CALIBRATION_TOKENS = 4096
 _TARGETS_OF: Mapping[str, tuple[str, ...]] = {

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import Backend, ModelInfo
-from edgelm.backends.registry import Progress, open_backend
+from edgelm.backends.base import Backend, ModelInfo, Progress
+from edgelm.backends.registry import open_backend
 from edgelm.errors import ClosedError, InvalidRequestError
 from edgelm.runtime.async_stream import stream_from_thread
 from edgelm.runtime.catalogue import resolve_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import DEFAULT_N_CTX, Batch, ModelInfo, Outputs
+from edgelm.backends.base import DEFAULT_N_CTX, Batch, ModelInfo, Outputs, Progress
 from edgelm.backends.batches import check_batch
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.cpu.crew import CrewSize
@@ -29,7 +29,6 @@ from edgelm.errors import ClosedError, UnsupportedModelError
 from edgelm.quant.model_file import ModelFile
 from edgelm.quant.pack_rows import padded_rows
 
-Progress = Callable[[str], None]
 _N_BATCH = 512  # tokens per run: more gain nothing, as weights are then read from the cache
 
 

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from edgelm.backends.base import Progress
 from edgelm.backends.source_digest import source_digest
 from edgelm.errors import BackendUnavailableError
 
-Progress = Callable[[str], None]
 Signature = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edgelm.backends.base import Progress
 from edgelm.backends.config import ModelConfig
 from edgelm.backends.onnx.data_file import DataFile
 from edgelm.backends.onnx.export_static import StaticForm, StaticGraph, static_graph
@@ -19,8 +20,6 @@ from edgelm.backends.onnx.quantization import Range, Ranges
 from edgelm.backends.onnx.static_decoder import MASK_VALUE, visible_keys
 from edgelm.backends.weights import ModelTensors
 from edgelm.errors import InvalidRequestError
-
-Progress = Callable[[str], None]
 
 
 def calibrate_ranges(

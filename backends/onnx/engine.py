@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import DEFAULT_N_CTX, Batch, ModelInfo, Outputs
+from edgelm.backends.base import DEFAULT_N_CTX, Batch, ModelInfo, Outputs, Progress
 from edgelm.backends.batches import check_batch
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.cpu.topology import choose_threads
@@ -22,7 +22,6 @@ from edgelm.errors import BackendUnavailableError, ClosedError, InvalidRequestEr
 from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.model_file import ModelFile
 
-Progress = Callable[[str], None]
 _DEFAULT_PROVIDERS: Mapping[str, tuple[str, ...]] = {"cpu": ("cpu",), "qnn": ("qnn",), "nnapi": ("nnapi",)}
 
 

@@ -15,15 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgelm.backends.base import DEFAULT_N_CTX
+from edgelm.backends.base import DEFAULT_N_CTX, Progress
 from edgelm.backends.config import ModelConfig
 from edgelm.backends.source_digest import source_digest
 from edgelm.errors import BackendUnavailableError, InvalidRequestError, ModelFileError
 from edgelm.quant.exported_folder import FORMAT, TARGETS, ExportedFolder, Manifest, is_exported_folder, write_manifest, write_metadata
 from edgelm.quant.huggingface_tokenizer import TOKENIZER_JSON
-from edgelm.quant.model_file import ModelFile
+from edgelm.quant.model_file import ModelFile, Tensor
 
-Progress = Callable[[str], None]
 # Where each target's graphs are written: export_<target>(file, folder, options, progress) -> ExportReport.
 _WRITERS: Mapping[str, str] = {target: f"edgelm.backends.onnx.export_{target}" for target in TARGETS}
 _PACKAGES: Mapping[str, tuple[str, ...]] = {"cpu": ("onnx",), "qnn": ("onnx", "onnxruntime"), "nnapi": ("onnx", "onnxruntime")}
@@ -118,6 +117,24 @@ class ExportReport:
     manifest: Manifest
     formats: tuple[StoredFormat, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def stored_formats(file: ModelFile, becomes: Callable[[Tensor], tuple[str, int]], exact: bool) -> tuple[StoredFormat, ...]:
+    """What became of a model's matrices, by format.
+
+    Args:
+        becomes: what a matrix is stored as, and its bytes then.
+        exact: whether every weight kept its value.
+    """
+    sizes: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for tensor in file.tensors.values():
+        if len(tensor.shape) == 2:
+            stored, n_bytes = becomes(tensor)
+            sizes.setdefault((tensor.format.name, stored), []).append((tensor.data.size, n_bytes))
+    return tuple(
+        StoredFormat(name, stored, exact, len(pairs), sum(before for before, _ in pairs), sum(after for _, after in pairs))
+        for (name, stored), pairs in sizes.items()
+    )
 
 
 def export_model(

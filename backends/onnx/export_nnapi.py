@@ -13,14 +13,15 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from edgelm.backends.base import Progress
 from edgelm.backends.config import read_config
-from edgelm.backends.onnx.export import ExportOptions, ExportReport, Progress, StoredFormat
+from edgelm.backends.onnx.export import ExportOptions, ExportReport, stored_formats
 from edgelm.backends.onnx.export_static import StaticGraph, static_graph
 from edgelm.backends.onnx.mobile_report import MobileReport, mobile_report
 from edgelm.backends.weights import read_tensors
 from edgelm.errors import UnsupportedModelError
 from edgelm.quant.exported_folder import GraphFile, Manifest
-from edgelm.quant.model_file import ModelFile, Tensor
+from edgelm.quant.model_file import ModelFile
 
 _MAX_FILE_BYTES = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
 _MIN_SHARE = 0.5  # of the nodes
@@ -55,7 +56,12 @@ def export_nnapi(file: ModelFile, folder: Path, options: ExportOptions, progress
         graphs=tuple(GraphFile(f"{name}.onnx", n_tokens) for n_tokens, name in names.items()),
         details={"mobile_reports": [report.as_json() for report in reports]},
     )
-    return ExportReport(folder, manifest, _formats(file), tuple(report.text for report in reports))
+    return ExportReport(
+        folder,
+        manifest,
+        stored_formats(file, lambda tensor: ("float32", 4 * math.prod(tensor.shape)), exact=True),
+        tuple(report.text for report in reports),
+    )
 
 
 def check_size(graph: StaticGraph, name: str) -> None:
@@ -90,15 +96,3 @@ def require_nnapi(reports: Sequence[MobileReport]) -> None:
             raise UnsupportedModelError(
                 f"NNAPI would run almost none of this model; export it for another target (cpu, qnn). The checker's report:\n{report.text}"
             )
-
-
-def _formats(file: ModelFile) -> tuple[StoredFormat, ...]:
-    """Every weight becomes the float32 number that it stands for."""
-    matrices: dict[str, list[Tensor]] = {}
-    for tensor in file.tensors.values():
-        if len(tensor.shape) == 2:
-            matrices.setdefault(tensor.format.name, []).append(tensor)
-    return tuple(
-        StoredFormat(name, "float32", True, len(found), sum(t.data.size for t in found), sum(4 * math.prod(t.shape) for t in found))
-        for name, found in matrices.items()
-    )

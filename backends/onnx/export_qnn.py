@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.backends.base import Progress
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.onnx.calibrate_ranges import calibrate_ranges
 from edgelm.backends.onnx.context_binary import Soc, compile_graph, find_soc, sha256
 from edgelm.backends.onnx.data_file import DataFile
-from edgelm.backends.onnx.export import ExportOptions, ExportReport, Progress, StoredFormat
+from edgelm.backends.onnx.export import ExportOptions, ExportReport, StoredFormat, stored_formats
 from edgelm.backends.onnx.export_static import StaticForm, static_graph
 from edgelm.backends.onnx.providers import require_provider
 from edgelm.backends.onnx.qdq import QDQOptions, QuantizedWeights, matrix_bits, quantize_graph
@@ -100,21 +101,12 @@ def _compile(place: Path, folder: Path, names: tuple[str, ...], soc: Soc, progre
 
 def _formats(file: ModelFile, bits: int) -> tuple[StoredFormat, ...]:
     """Every matrix gets one scale per output channel, whatever blocks it had."""
-    matrices: dict[tuple[str, int], list[Tensor]] = {}
-    for tensor in file.tensors.values():
-        if len(tensor.shape) == 2:
-            matrices.setdefault((tensor.format.name, matrix_bits(tensor.name, bits)), []).append(tensor)
-    return tuple(
-        StoredFormat(
-            name,
-            f"int{width}, one scale per output channel",
-            False,
-            len(found),
-            sum(tensor.data.size for tensor in found),
-            sum(math.prod(tensor.shape) * width // 8 + 4 * tensor.shape[0] for tensor in found),
-        )
-        for (name, width), found in matrices.items()
-    )
+
+    def becomes(tensor: Tensor) -> tuple[str, int]:
+        width = matrix_bits(tensor.name, bits)
+        return f"int{width}, one scale per output channel", math.prod(tensor.shape) * width // 8 + 4 * tensor.shape[0]
+
+    return stored_formats(file, becomes, exact=False)
 
 
 def _notes(quantizing: QDQOptions, soc: Soc | None) -> tuple[str, ...]:
