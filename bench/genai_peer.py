@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +39,30 @@ class GenAIPeer:
             raise ModelFileError(f"onnxruntime-genai cannot load {path} ({error}); export the model again") from error
         self.n_vocab: int = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))["model"]["vocab_size"]
         self._generator: Any = None
-        self.clear()
+        self.hold(())
 
-    def clear(self) -> None:
+    def hold(self, tokens: Sequence[int]) -> None:
         params = self._api.GeneratorParams(self._model)
         params.set_search_options(do_sample=False, max_length=self._n_ctx, min_length=self._n_ctx)  # no end before the context's
         self._generator = self._api.Generator(self._model, params)
+        self._pending: int | None = None
+        if tokens:
+            self._generator.append_tokens(np.array(tokens, np.int32))
 
-    def prefill(self, tokens: Sequence[int]) -> float:
-        self.clear()
-        start = time.perf_counter()
+    def prefill(self, tokens: Sequence[int]) -> int:
         self._generator.append_tokens(np.array(tokens, np.int32))
-        return time.perf_counter() - start
+        return self._next()
 
-    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
-        start = time.perf_counter()
-        self._generator.append_tokens(np.array([token], np.int32))
-        ids = []
+    def decode(self, token: int, n: int) -> Iterator[int]:
+        if token != self._pending:  # the generator appends its own token itself
+            self._generator.append_tokens(np.array([token], np.int32))
         for _ in range(n):
-            self._generator.generate_next_token()
-            ids.append(int(self._generator.get_next_tokens()[0]))
-        return ids, time.perf_counter() - start
+            yield self._next()
+
+    def _next(self) -> int:
+        self._generator.generate_next_token()
+        self._pending = int(self._generator.get_next_tokens()[0])
+        return self._pending
 
     def close(self) -> None:
         self._generator = self._model = None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,19 +29,17 @@ class LlamaCppPythonPeer:
             raise ModelFileError(f"llama-cpp-python cannot load {path} ({error}); check it with: edgelm inspect {path}") from error
         self.n_vocab: int = self._llama.n_vocab()
 
-    def clear(self) -> None:
+    def hold(self, tokens: Sequence[int]) -> None:
         self._llama.reset()
+        if tokens:
+            self._llama.eval(list(tokens))
 
-    def prefill(self, tokens: Sequence[int]) -> float:
-        self.clear()
-        start = time.perf_counter()
-        self._llama.eval(tokens)
-        return time.perf_counter() - start
+    def prefill(self, tokens: Sequence[int]) -> int:
+        self._llama.eval(list(tokens))
+        return int(self._llama.sample(temp=0.0))
 
-    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
-        start = time.perf_counter()
-        ids = list(islice(self._llama.generate([token], temp=0.0, reset=False), n))
-        return ids, time.perf_counter() - start
+    def decode(self, token: int, n: int) -> Iterator[int]:
+        yield from islice(self._llama.generate([token], temp=0.0, reset=False), n)
 
     def close(self) -> None:
         self._llama.close()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -57,6 +56,7 @@ class LlamaCppPeer:
         self._api: Any = _load_llama_cpp()
         self._model: Any = None
         self._context: Any = None
+        self._held: tuple[int, ...] = ()
         self._api.llama_log_set(_SILENCE, None)
         self._api.llama_backend_init()
         self._model = self._api.llama_model_load_from_file(str(path).encode(), self._api.llama_model_default_params())
@@ -87,14 +87,19 @@ class LlamaCppPeer:
             raise InvalidRequestError(f"llama.cpp needs {-n} tokens for a text of {len(data)} bytes, which is more than it should")
         return list(ids[:n])
 
-    def clear(self) -> None:
-        """Forget all tokens."""
-        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+    def hold(self, tokens: Sequence[int]) -> None:
+        """Make the context hold exactly these tokens."""
+        wanted = tuple(tokens)
+        if not (wanted and wanted == self._held and self._remove_from(len(wanted))):
+            self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+            if wanted:
+                self.prefill(wanted)
+        self._held = wanted
 
     def logits(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.float32]:
         """Logits after each token of an empty context, float32 [n, n_vocab]."""
         self._check_room(len(tokens))
-        self.clear()
+        self.hold(())
         rows = np.empty((len(tokens), self.n_vocab), np.float32)
         batch = self._api.llama_batch_init(self._n_batch, 0, 1)
         try:
@@ -112,27 +117,19 @@ class LlamaCppPeer:
             self._api.llama_batch_free(batch)
         return rows
 
-    def prefill(self, tokens: Sequence[int]) -> float:
-        """Seconds to compute the tokens in an empty context, up to the last one's logits."""
-        self._check_room(len(tokens))
-        self.clear()
-        parts = [tokens[start : start + self._n_batch] for start in range(0, len(tokens), self._n_batch)]
-        arrays = [(self._api.llama_token * len(part))(*part) for part in parts]
-        start = time.perf_counter()
-        for array in arrays:
-            self._decode(array)
-        self._last_logits()
-        return time.perf_counter() - start
+    def prefill(self, tokens: Sequence[int]) -> int:
+        """Append the tokens; the greedy token that follows."""
+        for start in range(0, len(tokens), self._n_batch):
+            part = tokens[start : start + self._n_batch]
+            self._decode((self._api.llama_token * len(part))(*part))
+        return self._greedy()
 
-    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
-        """n greedy tokens that follow the context's tokens and `token`, and the seconds they took."""
-        ids = []
-        start = time.perf_counter()
+    def decode(self, token: int, n: int) -> Iterator[int]:
+        """n greedy tokens that follow the context's tokens and `token`."""
         for _ in range(n):
             self._decode((self._api.llama_token * 1)(token))
-            token = int(self._last_logits().argmax())
-            ids.append(token)
-        return ids, time.perf_counter() - start
+            token = self._greedy()
+            yield token
 
     def close(self) -> None:
         """Free the context and the model. Closing twice is allowed."""
@@ -145,9 +142,13 @@ class LlamaCppPeer:
     def _decode(self, array: Any) -> None:
         self._check(self._api.llama_decode(self._context, self._api.llama_batch_get_one(array, len(array))))
 
-    def _last_logits(self) -> NDArray[np.float32]:
-        """A view of the last token's logits [n_vocab]; asking for them waits for the computation."""
-        return np.ctypeslib.as_array(self._api.llama_get_logits(self._context), shape=(self.n_vocab,))
+    def _greedy(self) -> int:
+        """The likeliest token after the last one; asking for its logits waits for the computation."""
+        return int(np.ctypeslib.as_array(self._api.llama_get_logits(self._context), shape=(self.n_vocab,)).argmax())
+
+    def _remove_from(self, n_tokens: int) -> bool:
+        """Whether everything from this place on could be removed from the KV cache."""
+        return bool(self._api.llama_memory_seq_rm(self._api.llama_get_memory(self._context), 0, n_tokens, -1))
 
     def _check_room(self, n_tokens: int) -> None:
         if n_tokens > self.n_ctx:

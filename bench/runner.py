@@ -1,9 +1,8 @@
-"""An edgelm engine behind the calls that the peers have, so that both are timed by the same code."""
+"""What is timed: an engine with one sequence. edgelm's engines and other programs have the same calls, so the same code times all."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,53 +19,53 @@ class Runner(Protocol):
     @property
     def n_vocab(self) -> int: ...
 
-    def clear(self) -> None:
-        """Forget all tokens."""
+    def hold(self, tokens: Sequence[int]) -> None:
+        """Make the context hold exactly these tokens; cheap where it begins with them already."""
         ...
 
-    def prefill(self, tokens: Sequence[int]) -> float:
-        """Seconds to compute the tokens in an empty context, up to the last one's logits."""
+    def prefill(self, tokens: Sequence[int]) -> int:
+        """Append tokens to the context; the greedy token that follows, known when this returns."""
         ...
 
-    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
-        """n greedy tokens that follow the context's tokens and `token`, and the seconds they took."""
+    def decode(self, token: int, n: int) -> Iterator[int]:
+        """Append `token`, then each token found; n greedy tokens, each given as soon as it is known."""
         ...
 
     def close(self) -> None: ...
 
 
 class BackendRunner:
-    """A Runner on an edgelm engine, called directly: no text, no sampling, the same numpy argmax as for the peer."""
+    """A Runner on an edgelm engine, called directly: no text, no sampling, the same numpy argmax as for the peers."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._held: tuple[int, ...] = ()
 
     @property
     def n_vocab(self) -> int:
         return self._backend.info.n_vocab
 
-    def clear(self) -> None:
+    def hold(self, tokens: Sequence[int]) -> None:
+        wanted = tuple(tokens)
+        if wanted and wanted == self._held and "truncate" in self._backend.info.abilities:
+            self._backend.truncate(_SEQUENCE, len(wanted))
+            return
         self._backend.free(_SEQUENCE)
+        if wanted:
+            self.prefill(wanted)
+        self._held = wanted
 
-    def prefill(self, tokens: Sequence[int]) -> float:
-        self.clear()
-        chunk = Chunk(_SEQUENCE, np.array(tokens, np.int32))
-        start = time.perf_counter()
-        self._backend.forward([chunk])
-        return time.perf_counter() - start
+    def prefill(self, tokens: Sequence[int]) -> int:
+        return int(self._backend.forward([Chunk(_SEQUENCE, np.array(tokens, np.int32))])[0].argmax())
 
-    def decode_greedy(self, token: int, n: int) -> tuple[list[int], float]:
-        ids = []
-        start = time.perf_counter()
+    def decode(self, token: int, n: int) -> Iterator[int]:
         for _ in range(n):
-            logits = self._backend.forward([Chunk(_SEQUENCE, np.array([token], np.int32))])
-            token = int(logits[0].argmax())
-            ids.append(token)
-        return ids, time.perf_counter() - start
+            token = int(self._backend.forward([Chunk(_SEQUENCE, np.array([token], np.int32))])[0].argmax())
+            yield token
 
     def logits(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Logits after each token of an empty context, float32 [n, n_vocab]."""
-        self.clear()
+        self.hold(())
         return self._backend.forward([Chunk(_SEQUENCE, tokens, Outputs.ALL)])
 
     def close(self) -> None:

@@ -9,6 +9,10 @@
     ├── InsufficientMemoryError     the model, or its KV cache, does not fit the memory that is free
     ├── BackendUnavailableError     the engine asked for is not installed or cannot run here
     ├── DownloadError               a model could not be fetched, verified or stored
+    ├── MeterError                  a power meter cannot be read, or what it says makes no sense
+    ├── RecordError                 a benchmark's record is missing, malformed, or of a version that is not read
+    ├── MeasurementError            a benchmark could not be measured: an engine ended half way, a server does not answer
+    ├── MissingPackageError         an optional package that the command needs is not installed
     └── ClosedError                 the model was closed before the call
 
 Every message says what was wrong, where, and what to do about it.
@@ -62,6 +66,22 @@ class BackendUnavailableError(EdgeLMError):
 
 class DownloadError(EdgeLMError):
     """A model could not be fetched, verified or stored."""
+
+
+class MeterError(EdgeLMError):
+    """A power meter cannot be read, or its readings make no sense."""
+
+
+class RecordError(EdgeLMError):
+    """A benchmark's record is missing, malformed, or of a version that is not read."""
+
+
+class MeasurementError(EdgeLMError):
+    """A benchmark could not be measured to its end."""
+
+
+class MissingPackageError(EdgeLMError):
+    """An optional package that the command needs is not installed."""
 
 
 class ClosedError(EdgeLMError):

@@ -1,0 +1,1 @@
+"""Power meters: one small class each, and the arithmetic from their readings to joules."""

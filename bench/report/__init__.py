@@ -1,0 +1,1 @@
+"""What becomes of a record: tables, files that other programs read, a page with plots, a history."""
