@@ -63,6 +63,30 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class TokenCost:
+    """What one token costs, from the sizes in a model's file (bench/token_cost.py).
+
+    Attributes:
+        n_weights: weights that a decoded token multiplies: all matrices, without an embedding whose rows are only looked up.
+        n_output_weights: of them, the output layer's, which a prefill needs for its last token alone.
+        weight_bytes: bytes of the file that a decoded token reads.
+        n_layers: layers that look at the whole context.
+        n_window_layers, window: layers that look at the last `window` tokens only.
+        n_heads, n_kv_heads, head_dim: of each layer's attention.
+    """
+
+    n_weights: int
+    n_output_weights: int
+    weight_bytes: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_window_layers: int = 0
+    window: int = 0
+
+
+@dataclass(frozen=True)
 class Model:
     """What was measured.
 
@@ -73,6 +97,7 @@ class Model:
         format: number format of most weights, as GGUF names it.
         n_weights: weights in all matrices.
         n_weights_per_token: weights that one decoded token multiplies (without the embedding's rows that are only looked up).
+        token_cost: what the file's sizes say of one token; None where they cannot be read.
     """
 
     name: str
@@ -82,6 +107,7 @@ class Model:
     format: str = ""
     n_weights: int | None = None
     n_weights_per_token: int | None = None
+    token_cost: TokenCost | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +216,7 @@ class LimitShare:
         limit_tokens_per_s: what the machine could do at most.
         fraction: speed over the limit; None if it cannot be said, or if it would exceed 1.
         reason: why fraction is None.
+        batch: tokens of a prefill that are assumed to share one reading of the weights; 1 for decode.
     """
 
     bound_by: Literal["memory", "arithmetic"]
@@ -198,6 +225,7 @@ class LimitShare:
     limit_tokens_per_s: float
     fraction: float | None
     reason: str = ""
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -233,6 +261,7 @@ class Limits:
         bytes_per_s: reading memory in order, the best and the median of the trials.
         macs_per_s: multiplications of int8 by int8 added to int32, the best and the median.
         instruction: which instruction computes them.
+        cache_bytes: of the last-level caches; None where the system does not tell.
     """
 
     n_threads: int
@@ -241,6 +270,7 @@ class Limits:
     macs_per_s: float
     median_macs_per_s: float
     instruction: str
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
