@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,7 +58,10 @@ class EngineProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
 
     def open(self, n_prompt: int) -> tuple[Opening, EngineRun]:
         """Open the model and answer a first prompt."""
@@ -131,8 +134,3 @@ class EngineProcess:
         self._errors.seek(0)
         words = self._errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
         return MeasurementError(f"the process of {self._contestant.name} ended {how}" + (f"; its last words: {words}" if words else ""))
-
-
-def with_cached(opening: Opening, cached: float | None) -> Opening:
-    """The opening with what was in the page cache before it."""
-    return replace(opening, cached=cached)

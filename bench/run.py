@@ -1,0 +1,145 @@
+"""`edgebench run` as a function: speed, energy, roofline and quality of engines on one model, in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgelm.bench.interleave import Interleaving, Progress, Workload
+from edgelm.bench.limits import measure_limits
+from edgelm.bench.machine import describe_machine
+from edgelm.bench.model_facts import describe_model
+from edgelm.bench.power.energy import energy_of
+from edgelm.bench.power.session import PowerSession
+from edgelm.bench.quality import measure_quality
+from edgelm.bench.record import EngineRun, Limits, Measurement, Quality, Record, State, Window
+from edgelm.bench.roofline import limit_share
+from edgelm.bench.run_clock import RunClock
+from edgelm.errors import MeasurementError
+
+
+@dataclass(frozen=True)
+class PowerWishes:
+    """How power is measured.
+
+    Attributes:
+        meters: addresses of network meters, beside those that are found here.
+        assumed_w: watts noted as an assumption.
+        idle_s: seconds of rest measured before and after, if there is a meter.
+    """
+
+    meters: tuple[str, ...] = ()
+    assumed_w: float | None = None
+    idle_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class QualityWishes:
+    """How quality is measured; see bench/quality.py.
+
+    Attributes:
+        text: file of the text that is predicted.
+        reference: model that is compared with; None for the same file at precision f32.
+        n_tokens, n_window: tokens in all, and in each window.
+        gate: greatest relative rise of perplexity that passes; None for no gate.
+    """
+
+    text: Path
+    reference: Path | None = None
+    n_tokens: int = 4096
+    n_window: int = 512
+    gate: float | None = None
+
+
+def run_benchmark(
+    path: Path,
+    workload: Workload,
+    settings: Mapping[str, object],
+    progress: Progress,
+    *,
+    power: PowerWishes = PowerWishes(),
+    quality: QualityWishes | None = None,
+    is_random: bool = False,
+    with_limits: bool = True,
+) -> Record:
+    """Measure, and return the record: also after Ctrl-C or when engines fail, with everything measured until then.
+
+    Args:
+        path: of a GGUF file or an exported folder.
+        settings: of the command, to be kept in the record.
+        progress: called with what is being done and the fraction that is done.
+        is_random: whether the model's weights are random.
+        with_limits: whether the machine's limits are measured for the roofline.
+
+    Raises:
+        EdgeLMError: the model cannot be read at all, or the settings make no sense.
+    """
+    clock = RunClock.start()
+    progress(f"reading {path.name}", 0.0)
+    model = replace(describe_model(path), is_random=is_random)
+    shown = {name: str(value) for name, value in settings.items()}
+    bench = Interleaving(path, workload, clock.origin, progress)
+    limits: list[Limits] = []
+    qualities: tuple[Quality, ...] = ()
+    state: State = "complete"
+    reason = ""
+    session = PowerSession(clock.origin, power.meters, power.assumed_w)
+    with session:
+        try:
+            session.idle(power.idle_s)
+            if with_limits:
+                limits += _measure_limits(workload.threads, lambda line: progress(line, 0.0))
+            bench.run()
+            session.idle(power.idle_s)
+            if quality is not None:
+                qualities = _measure_quality(path, workload, quality, lambda line: progress(line, 1.0))
+        except KeyboardInterrupt:
+            state, reason = "interrupted", "ended by Ctrl-C; what was measured before is kept"
+        except MeasurementError as error:
+            state, reason = "failed", str(error)
+    failed = [engine for engine in bench.engines if engine.state == "failed"]
+    if failed and state == "complete":
+        state, reason = "failed", "; ".join(f"{engine.engine}: {engine.reason}" for engine in failed)
+    record = Record(
+        kind="run",
+        id=clock.id,
+        started=clock.started,
+        machine=describe_machine(),
+        settings=shown,
+        model=model,
+        state=state,
+        reason=reason,
+        engines=tuple(bench.engines),
+        limits=tuple(limits),
+        power=session.power(),
+        quality=qualities,
+        clock_step_s=clock.step_s,
+        seconds=clock.seconds,
+    )
+    return replace(record, measurements=tuple(_judged(measurement, record) for measurement in bench.measurements))
+
+
+def _measure_limits(threads: Sequence[int], progress: Callable[[str], None]) -> list[Limits]:
+    return [measure_limits(n_threads, progress) for n_threads in threads]
+
+
+def _measure_quality(path: Path, workload: Workload, wishes: QualityWishes, progress: Callable[[str], None]) -> tuple[Quality, ...]:
+    engines = [(name, workload.precision) for name in workload.backends]
+    n_threads = max(workload.threads)
+    return measure_quality(path, engines, wishes.reference, wishes.text, wishes.n_tokens, wishes.n_window, n_threads, wishes.gate, progress)
+
+
+def _judged(measurement: Measurement, record: Record) -> Measurement:
+    """The measurement with its energy and its share of the machine's limit."""
+    windows = [Window(trial.start_s, trial.stamps_s[-1]) for trial in measurement.trials]
+    energy, reason = energy_of(record.power, windows)
+    engine = _find_engine(measurement, record.engines)
+    limits = next((limits for limits in record.limits if limits.n_threads == measurement.n_threads), None)
+    share = limit_share(measurement, engine, record.model, limits) if engine and limits and record.model and windows else None
+    return replace(measurement, energy=energy, energy_reason=reason, limit=share)
+
+
+def _find_engine(measurement: Measurement, engines: Sequence[EngineRun]) -> EngineRun | None:
+    wanted = (measurement.engine, measurement.n_threads)
+    return next((engine for engine in engines if (engine.engine, engine.n_threads) == wanted), None)
