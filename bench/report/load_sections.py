@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgelm.bench.load.goodput import Quantiles, level_figures
 from edgelm.bench.record import Load, LoadLevel, Record, Sustain
 from edgelm.bench.report.energy_sections import level_name
-from edgelm.bench.report.load_figures import level_figures
 from edgelm.bench.report.section import NOTHING, Section, milliseconds, number
 
 
@@ -40,35 +37,34 @@ def sustained(record: Record) -> Section:
 
 
 def _level_cells(load: Load, level: LoadLevel) -> tuple[str, ...]:
-    name = level_name(level) + ("" if level.state == "complete" else f" ({level.state})")
-    figures = level_figures(load, level)
-    if figures is None:
-        return (name, "0", "0", *(NOTHING,) * 8)
+    f = level_figures(level, load)
+    n_failed = f.n_requests - f.n_whole
     return (
-        name,
-        str(figures.answered),
-        str(figures.failed),
-        number(figures.tokens_per_s),
-        number(figures.requests_per_s),
-        *(_quantile(figures.ttft_s, q) for q in (0.5, 0.95, 0.99)),
-        *(_quantile(figures.tpot_s, q) for q in (0.5, 0.95)),
-        number(figures.good_per_s),
+        level_name(level) + ("" if level.state == "complete" else f" ({level.state})"),
+        str(f.n_whole),
+        str(n_failed),
+        number(f.tokens_per_s),
+        number(f.requests_per_s),
+        *_latencies(f.ttft),
+        *_latencies(f.tpot)[:2],
+        number(f.good_per_s),
     )
 
 
-def _quantile(seconds: NDArray[np.float64], q: float) -> str:
-    return milliseconds(float(np.quantile(seconds, q))) if len(seconds) else NOTHING
+def _latencies(q: Quantiles | None) -> tuple[str, str, str]:
+    """p50, p95 and p99 in ms."""
+    return (milliseconds(q.p50), milliseconds(q.p95), milliseconds(q.p99)) if q else (NOTHING, NOTHING, NOTHING)
 
 
 def _remark(load: Load) -> str:
     targets = [f"TTFT of {number(load.ttft_target_s)} s"] if load.ttft_target_s is not None else []
     targets += [f"TPOT of {milliseconds(load.tpot_target_s)} ms"] if load.tpot_target_s is not None else []
-    kept = f"that kept a {' and a '.join(targets)}" if targets else "(no target was set)"
+    goodput = f"Goodput: answered requests per second that kept a {' and a '.join(targets)}. " if targets else ""
     errors = Counter(r.error for level in load.levels for r in level.requests if r.error)
     failed = " Errors: " + ", ".join(f"{error} ({n})" for error, n in errors.most_common()) + "." if errors else ""
     counted = all(r.counted for level in load.levels for r in level.requests if not r.error)
     pieces = "" if counted else " The server does not count tokens: pieces of text were counted instead."
-    return f"Goodput: answered requests per second {kept}. TTFT is from when a request was due.{pieces}{failed}"
+    return f"{goodput}Times are from when a request was due; p95 needs 20 answers, p99 needs 100.{pieces}{failed}"
 
 
 def _sustain_cells(s: Sustain) -> tuple[str, ...]:
