@@ -394,7 +394,7 @@ class Request:
     Attributes:
         due_s: when it should have been sent (by the arrival process); sent_s: when it was.
         stamps_s: when each piece of text arrived.
-        n_prompt, n_generated: tokens as the server counts them; n_generated is the number of pieces where it does not say (counted is False).
+        n_prompt, n_generated: tokens as the server counts them; where it does not (counted is False), n_generated is the number of pieces.
         ended_s: when the answer was whole or the request failed.
         error: "" or what went wrong, in a few words that can be counted ("HTTP 500", "connection lost").
     """
@@ -416,7 +416,9 @@ class LoadLevel:
     Attributes:
         concurrency: requests at once (closed loop); None for arrivals at a rate.
         rate: mean arrivals per second (Poisson); None for a closed loop.
-        span: in which requests were sent.
+        span: from the first request to the end of the last one.
+        state, reason: whether it is complete; the reason also says what else should be known of its figures.
+        before, after: the machine at both ends.
     """
 
     concurrency: int | None
@@ -427,6 +429,8 @@ class LoadLevel:
     reason: str = ""
     energy: Energy | None = None
     energy_reason: str = ""
+    before: Conditions | None = None
+    after: Conditions | None = None
 
 
 @dataclass(frozen=True)

@@ -79,13 +79,14 @@ class Client:
 
     Attributes:
         server: what is asked; `connect` fills in what it learns.
+        origin: of its times, by `time.perf_counter`.
         last_words: what the server said of its last error, without the key.
     """
 
     def __init__(self, server: Server, origin: float) -> None:
         self.server = server
         self.last_words = ""
-        self._origin = origin
+        self.origin = origin
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         # No limit of connections, or requests would queue here unseen; no proxy, which would be measured instead of the server.
         self._http = httpx.AsyncClient(
@@ -100,7 +101,7 @@ class Client:
 
     def now(self) -> float:
         """Seconds since the origin."""
-        return time.perf_counter() - self._origin
+        return time.perf_counter() - self.origin
 
     async def connect(self, prompt: str) -> Request:
         """Learn the model's name and whether the server counts tokens, and ask it a first time.

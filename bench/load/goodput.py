@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelm.bench.record import Load, LoadLevel, Request
 
@@ -55,6 +56,12 @@ class LevelFigures:
     n_generated: float | None
 
 
+def quantile(values: Sequence[float] | NDArray[np.float64], q: float) -> float | None:
+    """A quantile with linear interpolation; None of a sample too small for it: a median needs 1 value, p95 needs 20, p99 needs 100."""
+    needed = 1 if q <= 0.5 else round(1 / (1 - q))
+    return float(np.quantile(values, q)) if len(values) >= needed else None
+
+
 def ttft_s(request: Request) -> float:
     """From when the request was due to its first piece of text."""
     return request.stamps_s[0] - request.due_s
@@ -67,7 +74,7 @@ def tpot_s(request: Request) -> float | None:
     time is that of the others. None of an answer that came at once.
     """
     n_pieces = len(request.stamps_s)
-    if n_pieces < 2:
+    if n_pieces < 2 or request.n_generated < 2:
         return None
     n_later = request.n_generated * (1 - 1 / n_pieces)
     tpot = (request.stamps_s[-1] - request.stamps_s[0]) / n_later
@@ -116,7 +123,5 @@ def _median(values: Sequence[int]) -> float | None:
 
 
 def _quantiles(values: Sequence[float]) -> Quantiles | None:
-    if not values:
-        return None
-    p50, p95, p99 = (float(value) for value in np.quantile(values, [0.5, 0.95, 0.99]))
-    return Quantiles(p50, p95 if len(values) >= 20 else None, p99 if len(values) >= 100 else None)
+    p50 = quantile(values, 0.5)
+    return None if p50 is None else Quantiles(p50, quantile(values, 0.95), quantile(values, 0.99))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
@@ -130,11 +129,9 @@ def _level(client: Client, tally: _Tally, interrupted: bool, concurrency: int | 
     if interrupted:
         state = "interrupted"
         notes.append(f"interrupted; {tally.n_sent - len(requests)} requests in flight were given up")
-    elif not any(not request.error for request in requests):
+    elif all(request.error for request in requests):
         state = "failed"
-        kinds = ", ".join(f"{n} times {kind}" for kind, n in Counter(request.error for request in requests).most_common())
-        words = f" (the server: {client.last_words})" if client.last_words else ""
-        notes.append(f"every request failed: {kinds}{words}" if requests else "no request was due in the time given")
+        notes += [f"the server said last: {client.last_words}"] if client.last_words else []
     if tally.n_held:
-        notes.append(f"{tally.n_held} requests waited because so many were in flight already; the wait is part of their latency")
+        notes.append(f"{tally.n_held} requests waited here because so many were in flight already")
     return LoadLevel(concurrency, rate, Window(tally.start_s, client.now()), requests, state, "; ".join(notes))
