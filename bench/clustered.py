@@ -1,0 +1,62 @@
+"""Standard errors of means over tokens that depend on their neighbours: the windows of a text are the independent units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEVEL = 0.95
+_LEAST = 8
+_STUDENT_T = {1: 12.706, 2: 4.303}  # where the expansion below is not good enough
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and its standard error."""
+
+    value: float
+    error: float
+
+
+def clusters(sizes: Sequence[int]) -> list[int]:
+    """Sizes of the clusters for windows of these sizes: the windows themselves where there are 8 or more.
+
+    The spread of fewer tells too little: then each is cut into equal parts, so that there are 8 or more. Dependence that reaches from one
+    part to the next, which is weak beside that between neighbours, is not seen then (the method of batch means).
+    """
+    n_parts = -(-_LEAST // len(sizes))
+    parts = [size // n_parts + (i < size % n_parts) for size in sizes for i in range(n_parts)]
+    return [part for part in parts if part]
+
+
+def clustered_mean(values: NDArray[np.float64], sizes: Sequence[int]) -> Mean:
+    """The mean of all values, with an error that allows for any dependence within a cluster.
+
+    With G clusters of sizes n_g, N values in all and their mean m: variance = G / (G - 1) * sum_g (sum_i (x_gi - m))^2 / N^2
+    (the ratio estimator of cluster sampling: Cochran, Sampling Techniques, 1977, section 9A).
+
+    Args:
+        values: of one cluster after the other, [N], at least one.
+        sizes: of the clusters. Of one alone no error can be told: it is not a number.
+    """
+    mean = float(values.mean())
+    if len(sizes) == 1:
+        return Mean(mean, float("nan"))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    sums = np.add.reduceat(values - mean, starts)
+    return Mean(mean, float(np.sqrt(len(sizes) / (len(sizes) - 1) * (sums**2).sum()) / len(values)))
+
+
+def student_t(n_clusters: int) -> float:
+    """By how many standard errors a 95% interval reaches to either side, of a mean over so many clusters (2 or more).
+
+    Student's t with n - 1 degrees: from 3 on by the Cornish-Fisher expansion about the normal quantile, within 1% (Abramowitz and Stegun
+    26.7.5).
+    """
+    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
+    degrees = n_clusters - 1
+    return _STUDENT_T.get(degrees, z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2))
