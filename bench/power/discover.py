@@ -1,0 +1,66 @@
+"""Every kind of meter that edgebench knows: one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgelm.bench.power.base import AbsentMeter, Meter
+from edgelm.bench.power.hwmon import discover_hwmon
+from edgelm.bench.power.rapl import discover_rapl
+from edgelm.errors import InvalidRequestError
+
+LOCAL: tuple[Callable[[Path], list[Meter | AbsentMeter]], ...] = (
+    discover_rapl,
+    discover_hwmon,
+)
+"""Kinds of meters in the machine: each looks under the given root and tells what it found, or what is missing."""
+
+NETWORK: dict[str, Callable[[str], Meter]] = {}
+"""Kinds of meters with an address, by the word before its "://": each opens one, or raises MeterError."""
+
+
+def discover(addresses: Sequence[str] = (), root: Path = Path("/")) -> list[Meter | AbsentMeter]:
+    """All meters: those with an address, then the machine's own.
+
+    Raises:
+        MeterError: a meter with an address does not answer.
+        InvalidRequestError: an address of no known kind.
+    """
+    for address in addresses:
+        _check_kind(address)
+    found: list[Meter | AbsentMeter] = []
+    try:
+        for address in addresses:
+            found.append(open_meter(address))
+        for look in LOCAL:
+            found.extend(look(root))
+    except BaseException:
+        close_all(found)
+        raise
+    return found
+
+
+def open_meter(address: str) -> Meter:
+    """The network meter of an address such as shelly://192.168.1.20.
+
+    Raises:
+        MeterError: it does not answer.
+        InvalidRequestError: an address of no known kind.
+    """
+    return NETWORK[_check_kind(address)](address)
+
+
+def close_all(found: Sequence[Meter | AbsentMeter]) -> None:
+    """Close the meters that are there."""
+    for meter in found:
+        if not isinstance(meter, AbsentMeter):
+            meter.close()
+
+
+def _check_kind(address: str) -> str:
+    kind, separator, _ = address.partition("://")
+    if not separator or kind not in NETWORK:
+        known = ", ".join(f"{name}://HOST" for name in NETWORK)
+        raise InvalidRequestError(f"--meter is {address!r}; give an address of a known kind: {known or 'there is none yet'}")
+    return kind

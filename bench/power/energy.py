@@ -1,0 +1,124 @@
+"""Joules from a meter's trace: counters by difference, watts by the trapezoid rule, and how uncertain that is.
+
+Between two readings a counter is taken to grow evenly, and watts are taken to change evenly; so a window may begin and end anywhere.
+The sampling's own uncertainty is told from the readings themselves:
+
+    counter    each end of a window lies somewhere between two readings: a uniform error of their difference, and of the energy of one
+               period, by which the counter may be behind; each of variance d^2 / 12
+    watts      the mean square of successive differences (von Neumann 1941) is twice the variance of what changes faster than the
+               meter shows; over n readings the mean has the variance msd / (2 n); the ends as above
+
+What cannot be told within 10% is not told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bench.power.soundness import window_problem
+from edgelm.bench.record import Energy, MeterTrace, Power, Window
+
+_MAX_UNCERTAINTY = 0.1
+_MAX_NET_DOUBT = 0.1
+
+
+@dataclass(frozen=True)
+class Integral:
+    """Energy of a trace in windows.
+
+    Attributes:
+        joules: in all of them.
+        seconds: of all of them.
+        sampling: relative uncertainty that comes from the readings' spacing.
+    """
+
+    joules: float
+    seconds: float
+    sampling: float
+
+
+def energy_of(power: Power, windows: Sequence[Window]) -> tuple[Energy | None, str]:
+    """What the headline meter counted in the windows together, gross and net of the idle machine.
+
+    Net is gross less the mean of the idle watts before and after, times the windows' seconds.
+
+    Returns:
+        The energy and why its net part is missing, if it is; or None and why there is none.
+    """
+    trace = next((trace for trace in power.traces if trace.meter.name == power.headline), None)
+    if trace is None:
+        return None, power.reason or "no power meter was read"
+    integral, reason = integrate(trace, windows)
+    if integral is None:
+        return None, reason
+    own = trace.meter.uncertainty
+    uncertainty = None if own is None else math.hypot(own, integral.sampling)
+    net_j, net_reason = _net(integral, power.idle_w)
+    return Energy(trace.meter.name, trace.meter.kind, integral.seconds, integral.joules, net_j, uncertainty), net_reason
+
+
+def integrate(trace: MeterTrace, windows: Sequence[Window]) -> tuple[Integral | None, str]:
+    """Energy of one trace in the windows together, or None and why it does not carry one."""
+    problem = window_problem(trace, windows)
+    if problem:
+        return None, f"{trace.meter.name}: {problem}"
+    times, values = np.array(trace.times_s), np.array(trace.values)
+    measure = _counted if trace.meter.quantity == "energy" else _integrated
+    parts = [measure(times, values, trace.meter.period_s, window) for window in windows]
+    joules = sum(joules for joules, _ in parts)
+    seconds = sum(window.end_s - window.start_s for window in windows)
+    if joules <= 0:
+        return None, f"{trace.meter.name}: it shows no energy at all in {seconds:.2f} s"
+    sampling = math.sqrt(sum(variance for _, variance in parts)) / joules
+    if sampling > _MAX_UNCERTAINTY:
+        return None, (
+            f"{trace.meter.name}: {len(windows)} windows of {seconds / len(windows):.3f} s are too short for it:"
+            f" its readings leave an uncertainty of {sampling:.0%}; measure longer, for example with more tokens"
+        )
+    return Integral(joules, seconds, sampling), ""
+
+
+def _counted(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> tuple[float, float]:
+    """Joules and their variance."""
+    edges = np.array([window.start_s, window.end_s])
+    start_j, end_j = np.interp(edges, times, values)
+    joules = float(end_j - start_j)
+    behind = period_s * joules / (window.end_s - window.start_s)
+    return joules, float(sum(gap**2 for gap in _brackets(times, values, edges)) + 2 * behind**2) / 12
+
+
+def _integrated(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> tuple[float, float]:
+    """Joules and their variance."""
+    edges = np.array([window.start_s, window.end_s])
+    inside = (times > window.start_s) & (times < window.end_s)
+    t = np.concatenate([edges[:1], times[inside], edges[1:]])
+    watts = np.interp(t, times, values)
+    steps = np.diff(values[inside])
+    variance_of_mean = float(np.mean(steps**2)) / 2 / inside.sum()
+    of_edges = sum((period_s * change) ** 2 / 12 for change in _brackets(times, values, edges))
+    return float(np.trapezoid(watts, t)), variance_of_mean * (window.end_s - window.start_s) ** 2 + float(of_edges)
+
+
+def _brackets(times: NDArray[np.float64], values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much the value changes between the readings before and after each edge."""
+    after = np.clip(np.searchsorted(times, edges), 1, len(times) - 1)
+    return np.asarray(values[after] - values[after - 1])
+
+
+def _net(integral: Integral, idle_w: Sequence[float]) -> tuple[float | None, str]:
+    if len(idle_w) < 2:
+        return None, "idle was not measured both before and after"
+    idle_j = float(np.mean(idle_w)) * integral.seconds
+    net_j = integral.joules - idle_j
+    doubt_j = (max(idle_w) - min(idle_w)) / 2 * integral.seconds
+    if net_j <= 0:
+        return None, f"the idle machine took {np.mean(idle_w):.2f} W, no less than in the measurement"
+    if doubt_j > _MAX_NET_DOUBT * net_j:
+        shown = ", ".join(f"{watts:.2f}" for watts in idle_w)
+        return None, f"the idle machine took {shown} W in turn, which leaves net energy uncertain by {doubt_j / net_j:.0%}"
+    return net_j, ""

@@ -1,0 +1,113 @@
+"""Whether a trace may be believed: in itself, and in the windows that energy is wanted for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.bench.record import MeterTrace, Window
+
+_STUCK_READINGS = 30
+_STUCK_S = 10.0
+_STALL_PERIODS = 20
+_STALL_S = 2.0
+_GAP_PERIODS = 5
+_GAP_S = 0.5
+_MIN_READINGS = 3
+
+
+def trace_problem(trace: MeterTrace) -> str:
+    """Why no energy can be taken from the whole trace; "" if it can."""
+    if trace.problem:
+        return trace.problem
+    times, values = np.array(trace.times_s), np.array(trace.values)
+    if len(times) != len(values):
+        return f"it has {len(times)} times for {len(values)} values"
+    if len(times) < 2:
+        return f"it gave {'no value' if len(times) == 0 else 'one value only'}"
+    if not (np.isfinite(times).all() and np.isfinite(values).all()):
+        return "it has values that are no numbers"
+    if (np.diff(times) <= 0).any():
+        return "its times do not grow"
+    if trace.meter.quantity == "energy" and (np.diff(values) < 0).any():
+        return "its counter goes backwards"
+    if (values < 0).any():
+        return "it shows less than nothing"
+    if (values == values[0]).all() and len(values) >= _STUCK_READINGS:
+        stuck = "counter stands still" if trace.meter.quantity == "energy" else f"value is {values[0]:g} W"
+        return f"its {stuck} in all {len(values)} readings"
+    return ""
+
+
+def window_problem(trace: MeterTrace, windows: Sequence[Window]) -> str:
+    """Why no energy of the windows can be taken from the trace; "" if it can."""
+    problem = trace_problem(trace) or _order_problem(windows)
+    if problem:
+        return problem
+    times, values = np.array(trace.times_s), np.array(trace.values)
+    spacing = max(trace.meter.period_s, float(np.median(np.diff(times))))
+    check = _counter_problem if trace.meter.quantity == "energy" else _watts_problem
+    return next(filter(None, (check(times, values, spacing, window) for window in windows)), "")
+
+
+def _order_problem(windows: Sequence[Window]) -> str:
+    if not windows:
+        return "there is nothing to take energy of"
+    if not all(window.end_s > window.start_s for window in windows):
+        return "a window has no length"
+    ordered = sorted(windows, key=lambda window: window.start_s)
+    if any(later.start_s < earlier.end_s for earlier, later in pairwise(ordered)):
+        return "windows overlap, so energy would count twice"
+    return ""
+
+
+def _counter_problem(times: NDArray[np.float64], values: NDArray[np.float64], spacing: float, window: Window) -> str:
+    if window.start_s < times[0] or window.end_s > times[-1]:
+        return _not_read(times, window)
+    changes = np.flatnonzero(np.diff(values) > 0) + 1
+    usual = float(np.median(np.diff(times[changes]))) if len(changes) > 1 else spacing
+    # where the counter stood still: from each change to the last reading before the next one
+    starts = times[np.concatenate([[0], changes])]
+    ends = times[np.concatenate([changes - 1, [len(times) - 1]])]
+    still = _longest_overlapping(starts, ends, window)
+    if still > max(_STALL_S, _STALL_PERIODS * spacing, _GAP_PERIODS * usual):
+        return f"its counter stood still for {still:.1f} s"
+    return ""
+
+
+def _watts_problem(times: NDArray[np.float64], values: NDArray[np.float64], spacing: float, window: Window) -> str:
+    if window.start_s < times[0] - spacing or window.end_s > times[-1] + spacing:
+        return _not_read(times, window)
+    gap = _longest_overlapping(times[:-1], times[1:], window)
+    if gap > max(_GAP_S, _GAP_PERIODS * spacing):
+        return f"it gave no new value for {gap:.1f} s"
+    n_inside = int(((times > window.start_s) & (times < window.end_s)).sum())
+    if n_inside < _MIN_READINGS:
+        length = window.end_s - window.start_s
+        return (
+            f"it has a new value every {spacing:.3g} s, which is {n_inside} in a window of {length:.3g} s;"
+            f" {_MIN_READINGS} are needed: measure longer, for example with more tokens"
+        )
+    return _stuck(times, values, window)
+
+
+def _stuck(times: NDArray[np.float64], values: NDArray[np.float64], window: Window) -> str:
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [len(values)]])
+    for first, beyond in pairwise(bounds.tolist()):
+        seconds = times[beyond - 1] - times[first]
+        is_long = beyond - first >= _STUCK_READINGS and seconds >= _STUCK_S
+        if is_long and times[first] < window.end_s and times[beyond - 1] > window.start_s:
+            return f"it showed {values[first]:g} W and nothing else in {beyond - first} readings over {seconds:.1f} s"
+    return ""
+
+
+def _longest_overlapping(starts: NDArray[np.float64], ends: NDArray[np.float64], window: Window) -> float:
+    touching = (starts < window.end_s) & (ends > window.start_s)
+    return float((ends - starts)[touching].max(initial=0.0))
+
+
+def _not_read(times: NDArray[np.float64], window: Window) -> str:
+    return f"it was read from {times[0]:.2f} to {times[-1]:.2f} s, which does not cover {window.start_s:.2f} to {window.end_s:.2f} s"
