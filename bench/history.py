@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -100,8 +100,10 @@ def entries(model: str = "", engine: str = "", limit: int = 20, path: Path | Non
     """
     query = f"SELECT {_SUMMARY} FROM records WHERE instr(lower(model), lower(?)) > 0 AND instr(engines, ?) > 0"
     query += " ORDER BY started_utc DESC, id LIMIT ?"
-    rows = _read(path, lambda database: database.execute(query, (model, f",{engine}," if engine else "", limit)).fetchall(), [])
-    return tuple(Entry(*row[:6], tuple(filter(None, row[6].split(","))), *row[7:]) for row in rows)
+    values = (model, f",{engine}," if engine else "", limit)
+    nothing: list[tuple[Any, ...]] = []
+    rows = _read(path, lambda database: database.execute(query, values).fetchall(), nothing)
+    return tuple(Entry(*row[:6], tuple(filter(None, row[6].split(","))), *row[7:]) for row in rows)  # type: ignore[call-arg]
 
 
 def load(prefix: str, path: Path | None = None) -> Record:
@@ -126,7 +128,8 @@ def remove(prefix: str, path: Path | None = None) -> str:
 
 def _find(prefix: str, column: str, path: Path | None) -> str:
     query = f"SELECT id, {column} FROM records WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT 3"
-    rows = _read(path, lambda database: database.execute(query, (len(prefix), prefix)).fetchall(), []) if prefix else []
+    nothing: list[tuple[str, str]] = []
+    rows = _read(path, lambda database: database.execute(query, (len(prefix), prefix)).fetchall(), nothing) if prefix else nothing
     if not rows:
         raise RecordError(f"the history has no record {prefix!r}; edgebench history lists those there are")
     if len(rows) > 1:

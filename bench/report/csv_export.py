@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from edgelm.bench.energy_figures import EnergyShare, level_shares, measurement_share, sustain_share
-from edgelm.bench.figures import itl_s, median_interval, speeds, tpot_s, ttft_s
+from edgelm.bench.figures import median_interval, speeds, tpot_s, ttft_s
 from edgelm.bench.load.goodput import level_figures
 from edgelm.bench.record import Energy, EngineRun, Load, LoadLevel, Measurement, Quality, Record, Sustain
-from edgelm.bench.report.speed_sections import peak_bytes
+from edgelm.bench.report.speed_sections import gap_quantiles, peak_bytes
 
 Row = Mapping[str, object]
 
@@ -31,7 +31,7 @@ COLUMNS = (
         "rate_per_s",
     ),
     *("state", "reason", "trials", "requests", "errors", "tokens_per_s", "tokens_per_s_low", "tokens_per_s_high"),
-    *("ttft_warm_s", "ttft_cold_s", "tpot_s", "itl_p50_s", "itl_p95_s", "itl_p99_s", "goodput_per_s"),
+    *("ttft_warm_s", "ttft_cold_s", "cold_cached_fraction", "tpot_s", "itl_p50_s", "itl_p95_s", "itl_p99_s", "goodput_per_s"),
     *("limit_fraction", "limit_bound_by", "limit_tokens_per_s"),
     *("meter", "meter_kind", "energy_s", "watts", "net_watts", "energy_unit", "energy_per_unit_j", "net_energy_per_unit_j", "tokens_per_j"),
     *("energy_uncertainty", "energy_reason", "peak_memory_bytes", "perplexity", "mean_kl_nats", "top_agreement"),
@@ -95,8 +95,8 @@ def _measurements(record: Record) -> Iterator[Row]:
 def _speed(m: Measurement) -> Row:
     if not m.trials:
         return {}
-    interval, first, gaps = median_interval(speeds(m)), ttft_s(m), itl_s(m)
-    p50, p95, p99 = (float(q) for q in np.quantile(gaps, [0.5, 0.95, 0.99])) if len(gaps) else (None, None, None)
+    interval, first = median_interval(speeds(m)), ttft_s(m)
+    p50, p95, p99 = gap_quantiles(m)
     return {
         "tokens_per_s": interval.value,
         "tokens_per_s_low": interval.low,
@@ -112,14 +112,17 @@ def _speed(m: Measurement) -> Row:
 def _engine(engine: EngineRun | None, m: Measurement) -> Row:
     if engine is None:
         return {}
-    # A cold start is one prompt from an empty context: it belongs to the measurement of the same.
+    # A cold start is one prompt from an empty context: it belongs to the measurement of the same. The coldest stand for all.
     alike = [o for o in engine.openings if o.n_prompt == m.n_prompt and m.depth == 0 and m.phase != "decode"]
-    cold = [o.first_token_s - o.spawned_s for o in alike if o.first_token_s is not None]
+    coldest = min((o.cached for o in alike if o.cached is not None), default=None)
+    chosen = [o for o in alike if coldest is None or (o.cached is not None and o.cached < coldest + 0.05)]
+    cold = [o.first_token_s - o.spawned_s for o in chosen if o.first_token_s is not None]
     return {
         "version": engine.version,
         "precision": engine.precision,
         "peak_memory_bytes": peak_bytes(engine),
         "ttft_cold_s": float(np.median(cold)) if cold else None,
+        "cold_cached_fraction": coldest if cold else None,
     }
 
 
@@ -163,7 +166,6 @@ def _levels(record: Record) -> Iterator[Row]:
 
 
 def _level(load: Load, level: LoadLevel) -> Row:
-    f = level_figures(level, load)
     shares = [share for share in level_shares(level) if share.unit == "generated token"]
     return {
         "prompt_tokens": load.n_prompt,
@@ -172,6 +174,14 @@ def _level(load: Load, level: LoadLevel) -> Row:
         "rate_per_s": level.rate,
         "state": level.state,
         "reason": level.reason,
+        **_load_figures(load, level),
+        **_energy(level.energy, shares[0] if shares else None, level.energy_reason),
+    }
+
+
+def _load_figures(load: Load, level: LoadLevel) -> Row:
+    f = level_figures(level, load)
+    return {
         "requests": f.n_requests,
         "errors": f.n_requests - f.n_whole,
         "tokens_per_s": f.tokens_per_s,
@@ -181,7 +191,6 @@ def _level(load: Load, level: LoadLevel) -> Row:
         "itl_p95_s": f.itl.p95 if f.itl else None,
         "itl_p99_s": f.itl.p99 if f.itl else None,
         "goodput_per_s": f.good_per_s,
-        **_energy(level.energy, shares[0] if shares else None, level.energy_reason),
     }
 
 

@@ -15,32 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.bench.figures import speeds
-from edgelm.bench.record import EngineRun, Measurement, Record
+from edgelm.bench.record import Measurement, Record
 
 
 def jsonl(record: Record) -> str:
     """One line per measurement with trials; incomplete ones are left out, because the format has no field to mark them."""
-    engines = {(engine.engine, engine.n_threads): engine for engine in record.engines}
     lines = [
-        json.dumps(_fields(record, m, engines.get((m.engine, m.n_threads))), allow_nan=False, ensure_ascii=False)
+        json.dumps(_fields(record, m), allow_nan=False, ensure_ascii=False)
         for m in record.measurements
         if m.trials and m.state == "complete"
     ]
     return "".join(line + "\n" for line in lines)
 
 
-def _fields(record: Record, m: Measurement, engine: EngineRun | None) -> Mapping[str, object]:
+def _fields(record: Record, m: Measurement) -> Mapping[str, object]:
     model = record.model
     seconds = np.array([trial.stamps_s[-1] - trial.start_s for trial in m.trials])
     nanoseconds = np.rint(seconds * 1e9).astype(np.int64)
     rates = speeds(m)
-    version = f" {engine.version}" if engine is not None and engine.version else ""
     return {
         "build_commit": "",
         "build_number": None,
         "cpu_info": record.machine.cpu,
         "gpu_info": "",
-        "backends": f"{m.engine}{version}",
+        "backends": m.engine,
         "model_filename": model.name if model else "",
         "model_type": model.format if model else "",
         "model_size": model.n_bytes if model else None,

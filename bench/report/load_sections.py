@@ -38,11 +38,10 @@ def sustained(record: Record) -> Section:
 
 def _level_cells(load: Load, level: LoadLevel) -> tuple[str, ...]:
     f = level_figures(level, load)
-    n_failed = f.n_requests - f.n_whole
     return (
         level_name(level) + ("" if level.state == "complete" else f" ({level.state})"),
         str(f.n_whole),
-        str(n_failed),
+        str(f.n_requests - f.n_whole),
         number(f.tokens_per_s),
         number(f.requests_per_s),
         *_latencies(f.ttft),
@@ -59,7 +58,7 @@ def _latencies(q: Quantiles | None) -> tuple[str, str, str]:
 def _remark(load: Load) -> str:
     targets = [f"TTFT of {number(load.ttft_target_s)} s"] if load.ttft_target_s is not None else []
     targets += [f"TPOT of {milliseconds(load.tpot_target_s)} ms"] if load.tpot_target_s is not None else []
-    goodput = f"Goodput: answered requests per second that kept a {' and a '.join(targets)}. " if targets else ""
+    goodput = f"Goodput: whole answers per second that kept a {' and a '.join(targets)}. " if targets else ""
     errors = Counter(r.error for level in load.levels for r in level.requests if r.error)
     failed = " Errors: " + ", ".join(f"{error} ({n})" for error, n in errors.most_common()) + "." if errors else ""
     counted = all(r.counted for level in load.levels for r in level.requests if not r.error)

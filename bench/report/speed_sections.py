@@ -52,12 +52,11 @@ def latency(record: Record) -> Section:
     for m in by_test(record.measurements):
         if not m.trials:
             continue
-        first, gaps = ttft_s(m), itl_s(m)
-        p50, p95, p99 = np.quantile(gaps, [0.5, 0.95, 0.99]) if len(gaps) else (None, None, None)
+        first = ttft_s(m)
         warm = milliseconds(float(np.median(first))) if len(first) else NOTHING
-        rows.append((*names(m), warm, milliseconds(tpot_s(m)), milliseconds(p50), milliseconds(p95), milliseconds(p99)))
+        rows.append((*names(m), warm, milliseconds(tpot_s(m)), *map(milliseconds, gap_quantiles(m))))
     columns = (*NAMES, "TTFT warm ms", "TPOT ms", "ITL p50 ms", "p95 ms", "p99 ms")
-    remark = "TTFT: request to first token. TPOT: per output token after the first. ITL: gaps between neighbouring tokens."
+    remark = "TTFT: request to first token. TPOT: per output token after the first. ITL: gaps between tokens; p95 needs 20, p99 needs 100."
     return Section("Time to first token, time between tokens", columns, tuple(rows), 4, remark)
 
 
@@ -130,6 +129,13 @@ def by_test(measurements: Iterable[Measurement]) -> list[Measurement]:
 def test_of(m: Measurement) -> tuple[object, ...]:
     """What two engines must have in common to be compared."""
     return m.n_threads, m.phase, m.n_prompt, m.n_generate, m.depth
+
+
+def gap_quantiles(m: Measurement) -> tuple[float | None, float | None, float | None]:
+    """p50, p95 and p99 of the seconds between tokens; None of too few gaps to tell."""
+    gaps = itl_s(m)
+    p50, p95, p99 = (float(q) for q in np.quantile(gaps, [0.5, 0.95, 0.99])) if len(gaps) else (None, None, None)
+    return p50, p95 if len(gaps) >= 20 else None, p99 if len(gaps) >= 100 else None
 
 
 def page_cache(opening: Opening) -> str:
