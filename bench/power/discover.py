@@ -5,18 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgelm.bench.power.android import discover_android, open_adb
+from edgelm.bench.power.apple import discover_apple
 from edgelm.bench.power.base import AbsentMeter, Meter
+from edgelm.bench.power.battery import discover_battery
 from edgelm.bench.power.hwmon import discover_hwmon
+from edgelm.bench.power.jetson import discover_jetson
+from edgelm.bench.power.kasa import open_kasa
+from edgelm.bench.power.nvml import discover_nvml
 from edgelm.bench.power.rapl import discover_rapl
+from edgelm.bench.power.shelly import open_shelly
+from edgelm.bench.power.tasmota import open_tasmota
 from edgelm.errors import InvalidRequestError
 
 LOCAL: tuple[Callable[[Path], list[Meter | AbsentMeter]], ...] = (
     discover_rapl,
     discover_hwmon,
+    discover_jetson,
+    discover_battery,
+    discover_nvml,
+    discover_apple,
+    discover_android,
 )
 """Kinds of meters in the machine: each looks under the given root and tells what it found, or what is missing."""
 
-NETWORK: dict[str, Callable[[str], Meter]] = {}
+NETWORK: dict[str, Callable[[str], Meter]] = {
+    "shelly": open_shelly,
+    "tasmota": open_tasmota,
+    "kasa": open_kasa,
+    "adb": open_adb,
+}
 """Kinds of meters with an address, by the word before its "://": each opens one, or raises MeterError."""
 
 
