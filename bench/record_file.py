@@ -45,8 +45,15 @@ def read_record(path: Path) -> Record:
 
 
 def encode_record(record: Record) -> str:
-    """The record as JSON text. Numbers that are not finite are refused: no figure of a record may be one."""
-    return _adapter().dump_json(record, indent=1).decode()
+    """The record as JSON text.
+
+    Raises:
+        RecordError: a number is not finite, which no figure of a record may be.
+    """
+    try:
+        return json.dumps(_adapter().dump_python(record, mode="json"), allow_nan=False, indent=1)
+    except ValueError as error:
+        raise RecordError(f"the record of {record.started} holds a number that is not finite ({error}); it was not written") from error
 
 
 def decode_record(data: bytes | str, where: str) -> Record:
