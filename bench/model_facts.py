@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgelm.bench.page_cache import files_of
 from edgelm.bench.record import Model
+from edgelm.bench.token_cost import read_token_cost
 from edgelm.errors import ModelFileError
 from edgelm.quant.model_file import ModelFile
 from edgelm.quant.open_model import open_model
@@ -27,6 +28,7 @@ def describe_model(path: Path) -> Model:
     model = open_model(path)
     try:
         weights = _count(model)
+        cost = read_token_cost(model)
         is_random = str(model.metadata.get("general.name", "")).endswith("random weights")
     finally:
         model.close()
@@ -39,6 +41,7 @@ def describe_model(path: Path) -> Model:
         format=weights.format,
         n_weights=weights.n or None,
         n_weights_per_token=weights.n_per_token or None,
+        token_cost=cost,
     )
 
 

@@ -69,7 +69,7 @@ class TokenCost:
     Attributes:
         n_weights: weights that a decoded token multiplies: all matrices, without an embedding whose rows are only looked up.
         n_output_weights: of them, the output layer's, which a prefill needs for its last token alone.
-        weight_bytes: bytes of the file that a decoded token reads.
+        weight_bytes: bytes of the file that a decoded token reads; None where the file does not tell them.
         n_layers: layers that look at the whole context.
         n_window_layers, window: layers that look at the last `window` tokens only.
         n_heads, n_kv_heads, head_dim: of each layer's attention.
@@ -77,7 +77,7 @@ class TokenCost:
 
     n_weights: int
     n_output_weights: int
-    weight_bytes: int
+    weight_bytes: int | None
     n_layers: int
     n_heads: int
     n_kv_heads: int
