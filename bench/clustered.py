@@ -22,14 +22,19 @@ class Mean:
     error: float
 
 
-def clusters(sizes: Sequence[int]) -> list[int]:
-    """Sizes of the clusters for windows of these sizes: the windows themselves where there are 8 or more.
+def clusters(n_tokens: int, n_window: int) -> list[int]:
+    """Predicted tokens of each independent part of a text: of its windows, where there are 8 or more.
 
-    The spread of fewer tells too little: then each is cut into equal parts, so that there are 8 or more. Dependence that reaches from one
-    part to the next, which is weak beside that between neighbours, is not seen then (the method of batch means).
+    The spread of fewer tells too little: then each window is cut into equal parts, so that there are 8 or more. Dependence that reaches
+    from one part to the next, which is weak beside that between neighbours, is not seen then (the method of batch means).
+
+    Args:
+        n_tokens: predicted tokens, two or more; a window predicts all of its n_window tokens but the first.
     """
-    n_parts = -(-_LEAST // len(sizes))
-    parts = [size // n_parts + (i < size % n_parts) for size in sizes for i in range(n_parts)]
+    n_whole, rest = divmod(n_tokens, n_window - 1)
+    windows = [n_window - 1] * n_whole + [rest] * (rest > 0)
+    n_parts = -(-_LEAST // len(windows))
+    parts = [window // n_parts + (i < window % n_parts) for window in windows for i in range(n_parts)]
     return [part for part in parts if part]
 
 

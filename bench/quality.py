@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from edgelm.backends.base import Backend, Chunk, Outputs
 from edgelm.backends.registry import open_backend
-from edgelm.bench.clustered import clustered_mean, clusters, student_t
+from edgelm.bench.clustered import clustered_mean, clusters
 from edgelm.bench.divergence import TokenScores, token_scores
-from edgelm.bench.figures import Interval
+from edgelm.bench.quality_gate import keeps_gate
 from edgelm.bench.record import Quality
 from edgelm.errors import InvalidRequestError, MeasurementError
 from edgelm.quant.exported_folder import is_exported_folder
@@ -111,7 +111,7 @@ def qualities(
                 n_tokens=len(scores.kl),
                 n_window=n_window,
                 gate=gate,
-                passed=None if gate is None else figures.log_ratio <= math.log1p(gate),
+                passed=None if gate is None else keeps_gate(figures.log_ratio, gate),
                 **vars(figures),
             )
 
@@ -158,24 +158,6 @@ def check_same_vocabulary(model: Path, reference: Path) -> None:
             )
 
 
-def perplexity_rise(quality: Quality) -> Interval:
-    """By how much the perplexity lies above the reference's, relative, with its 95% interval."""
-    reach = student_t(len(_clusters(quality.n_tokens, quality.n_window))) * quality.se_log_ratio
-    return Interval(*(math.expm1(quality.log_ratio + sign * reach) for sign in (0, -1, 1)))
-
-
-def is_undecided(quality: Quality) -> bool:
-    """Whether the gate lies within the 95% interval of the perplexity's rise, so that another text might end on its other side."""
-    rise = perplexity_rise(quality)
-    return quality.gate is not None and rise.low is not None and rise.high is not None and rise.low <= quality.gate < rise.high
-
-
-def _clusters(n_tokens: int, n_window: int) -> list[int]:
-    """Predicted tokens of each independent part of the text: of each window, or of parts of it where windows are few."""
-    n_whole, rest = divmod(n_tokens, n_window - 1)
-    return clusters([n_window - 1] * n_whole + [rest] * (rest > 0))
-
-
 @dataclass(frozen=True)
 class _Figures:
     """The fields of Quality that are computed from tokens."""
@@ -195,7 +177,7 @@ class _Figures:
 
 
 def _figures(scores: TokenScores, n_window: int) -> _Figures:
-    sizes = _clusters(len(scores.kl), n_window)
+    sizes = clusters(len(scores.kl), n_window)
     nll = clustered_mean(scores.other_nll, sizes)
     ratio = clustered_mean(scores.other_nll - scores.judge_nll, sizes)
     kl = clustered_mean(scores.kl, sizes)
