@@ -103,7 +103,7 @@ def _print(record: Record, console: Console) -> None:
 def _table(found: Sequence[Quality]) -> Table:
     """A column for each engine, so that it fits a narrow terminal."""
     first = found[0]
-    caption = f"{first.n_tokens:,} tokens of {first.text} in windows of {first.n_window}; KL(reference || engine) in nats; ± is one standard error"
+    caption = f"{first.n_tokens:,} tokens of {first.text} in windows of {first.n_window}; KL in nats; ± is one standard error"
     table = Table(title=escape(f"Beside {first.reference}, perplexity {first.reference_perplexity:.2f}"), caption=escape(caption))
     table.add_column("")
     for each in found:
