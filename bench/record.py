@@ -464,6 +464,7 @@ class Sustain:
         first_minute, steady: tokens per second.
         ratio_interval: 95% interval of steady / first_minute.
         reason: in words for people.
+        rounds: spans in which it decoded, each from the same depth; speeds are tokens over the time in them.
     """
 
     engine: str
@@ -478,6 +479,7 @@ class Sustain:
     reason: str = ""
     energy: Energy | None = None
     energy_reason: str = ""
+    rounds: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True)

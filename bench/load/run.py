@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -99,7 +100,8 @@ def measure_load(
         session.idle(idle_s if local else 0.0)
         server = asyncio.run(_run_levels(test, clock.origin, levels, progress))
         if levels[-1].state != "interrupted":
-            session.idle(idle_s if local else 0.0)
+            with contextlib.suppress(KeyboardInterrupt):  # what was measured is more than the rest
+                session.idle(idle_s if local else 0.0)
     load = Load(server.base, server.model, test.n_prompt, server.n_generate, test.ttft_target_s, test.tpot_target_s, ())
     power = session.power()
     load = replace(load, levels=tuple(_judged(load, level, power, local) for level in levels))
@@ -139,7 +141,7 @@ async def _run_levels(test: LoadTest, origin: float, levels: list[LoadLevel], pr
         client.last_words = ""
         n_levels = len(test.concurrency) + len(test.rates)
         for number, amount in enumerate((*test.concurrency, *test.rates)):
-            levels.append(await _run_level(test, client, prompts, amount, lambda text, done: progress(text, done), number / n_levels))
+            levels.append(await _run_level(test, client, prompts, amount, progress, number / n_levels))
             if levels[-1].state == "interrupted":
                 break
         return client.server
