@@ -1,9 +1,9 @@
 """Android phones by their battery: on the phone itself in Termux, or from a computer by adb, `adb://[SERIAL][?unit=mA]`.
 
 Android documents BATTERY_PROPERTY_CURRENT_NOW in microamperes, negative while discharging (developer.android.com, BatteryManager). Vendors
-do not keep to it: some give milliamperes, some turn the sign round. So the direction is taken from the status alone, and a figure that would
-be implausible in microamperes is refused until the user says the unit. A phone on a cable is charging and shows nothing: use adb over
-the network.
+do not keep to it: some give milliamperes, some turn the sign round. So the direction is taken from the status alone, and what would
+be implausible in microamperes is refused until the user says the unit. A phone on a cable is charging, and shows nothing: use adb over the
+network.
 """
 
 from __future__ import annotations
