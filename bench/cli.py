@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 
 from edgelm.bench.commands.divergence import divergence
+from edgelm.bench.commands.load import load
+from edgelm.bench.commands.run import run
 from edgelm.bench.commands.shape import shape
 from edgelm.errors import EdgeLMError
 
@@ -21,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (shape, divergence):
+for command in (run, load, shape, divergence):
     app.command()(command)
 
 

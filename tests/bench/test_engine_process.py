@@ -71,6 +71,12 @@ def test_what_the_engine_finds_wrong_is_told(model: Path, tmp_path: Path) -> Non
             process.open(1)
 
 
+def test_the_peak_of_memory_is_the_engine_s_own(process: EngineProcess) -> None:
+    ballast = bytearray(b"x") * 400_000_000
+    with EngineProcess(process._contestant, 0.0, lambda _: None) as beside:
+        assert beside.open(1)[0].peak_rss_bytes < len(ballast)
+
+
 def test_a_context_that_overflows_is_told_and_not_measured(process: EngineProcess) -> None:
     process.open(1)
     process.hold(0)
