@@ -39,25 +39,36 @@ class GenAIPeer:
             raise ModelFileError(f"onnxruntime-genai cannot load {path} ({error}); export the model again") from error
         self.n_vocab: int = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))["model"]["vocab_size"]
         self._generator: Any = None
+        self._held: tuple[int, ...] = ()
+        self._pending: int | None = None
         self.hold(())
 
     def hold(self, tokens: Sequence[int]) -> None:
-        params = self._api.GeneratorParams(self._model)
-        params.set_search_options(do_sample=False, max_length=self._n_ctx, min_length=self._n_ctx)  # no end before the context's
-        self._generator = self._api.Generator(self._model, params)
-        self._pending: int | None = None
-        if tokens:
-            self._generator.append_tokens(np.array(tokens, np.int32))
+        wanted = tuple(tokens)
+        if self._generator is not None and wanted and wanted == self._held:
+            self._generator.rewind_to(len(wanted))
+        else:
+            params = self._api.GeneratorParams(self._model)
+            params.set_search_options(do_sample=False, max_length=self._n_ctx, min_length=self._n_ctx)  # no end before the context's
+            self._generator = self._api.Generator(self._model, params)
+            if wanted:
+                self._generator.append_tokens(np.array(wanted, np.int32))
+        self._held, self._pending = wanted, None
 
     def prefill(self, tokens: Sequence[int]) -> int:
-        self._generator.append_tokens(np.array(tokens, np.int32))
+        self._append(tokens)
         return self._next()
 
     def decode(self, token: int, n: int) -> Iterator[int]:
         if token != self._pending:  # the generator appends its own token itself
-            self._generator.append_tokens(np.array([token], np.int32))
+            self._append([token])
         for _ in range(n):
             yield self._next()
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        if self._pending is not None:  # the generator took its own token for the next; others come in its place
+            self._generator.rewind_to(self._generator.token_count() - 1)
+        self._generator.append_tokens(np.array(tokens, np.int32))
 
     def _next(self) -> int:
         self._generator.generate_next_token()

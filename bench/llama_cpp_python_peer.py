@@ -28,11 +28,17 @@ class LlamaCppPythonPeer:
         except (ValueError, RuntimeError) as error:
             raise ModelFileError(f"llama-cpp-python cannot load {path} ({error}); check it with: edgelm inspect {path}") from error
         self.n_vocab: int = self._llama.n_vocab()
+        self._held: tuple[int, ...] = ()
 
     def hold(self, tokens: Sequence[int]) -> None:
+        wanted = tuple(tokens)
+        if wanted and wanted == self._held:
+            self._llama.n_tokens = len(wanted)  # eval takes what lies beyond out of the KV cache
+            return
         self._llama.reset()
-        if tokens:
-            self._llama.eval(list(tokens))
+        if wanted:
+            self._llama.eval(list(wanted))
+        self._held = wanted
 
     def prefill(self, tokens: Sequence[int]) -> int:
         self._llama.eval(list(tokens))
