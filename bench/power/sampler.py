@@ -36,13 +36,15 @@ class TraceLog:
         self._problem = ""
 
     def add(self, reading: Reading, time_s: float) -> None:
-        """Take a reading made at `time_s` of the clock. A stamp that was there before brings nothing new.
+        """Take a reading made at `time_s` of the clock. The stamp or the time of the last one brings nothing new.
 
         Raises:
             MeterError: it contradicts the readings before, or is no power or energy.
         """
         with self._lock:
-            if self._problem or (reading.stamp is not None and reading.stamp == self._stamp):
+            is_known = reading.stamp is not None and reading.stamp == self._stamp
+            is_late = bool(self._times) and time_s - self.origin <= self._times[-1]
+            if self._problem or is_known or is_late:
                 return
             value = self._counter.advance(reading.value, time_s) if self._counter else _watts(reading.value)
             self._stamp = reading.stamp

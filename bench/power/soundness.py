@@ -36,10 +36,12 @@ def trace_problem(trace: MeterTrace) -> str:
         return "its counter goes backwards"
     if (values < 0).any():
         return "it shows less than nothing"
-    if (values == values[0]).all() and len(values) >= _STUCK_READINGS:
-        stuck = "counter stands still" if trace.meter.quantity == "energy" else f"value is {values[0]:g} W"
-        return f"its {stuck} in all {len(values)} readings"
-    return ""
+    if trace.meter.quantity == "energy":
+        return f"its counter stood still in all {len(values)} readings" if values[-1] == values[0] else ""
+    if not values.any():
+        return f"it showed 0 W in all {len(values)} readings"
+    # a meter that never moved at all; one that stopped in between is told where energy is wanted
+    return _stuck(times, values, Window(times[0], times[-1])) if (values == values[0]).all() else ""
 
 
 def window_problem(trace: MeterTrace, windows: Sequence[Window]) -> str:
@@ -96,12 +98,10 @@ def _watts_problem(times: NDArray[np.float64], values: NDArray[np.float64], spac
 
 def _stuck(times: NDArray[np.float64], values: NDArray[np.float64], window: Window) -> str:
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [len(values)]])
-    for first, beyond in pairwise(bounds.tolist()):
-        seconds = times[beyond - 1] - times[first]
-        is_long = beyond - first >= _STUCK_READINGS and seconds >= _STUCK_S
-        if is_long and times[first] < window.end_s and times[beyond - 1] > window.start_s:
-            return f"it showed {values[first]:g} W and nothing else in {beyond - first} readings over {seconds:.1f} s"
-    return ""
+    first, last = bounds[:-1], bounds[1:] - 1
+    is_long = last - first >= _STUCK_READINGS - 1
+    seconds = _longest_overlapping(times[first[is_long]], times[last[is_long]], window)
+    return f"it showed the same watts to the last digit for {seconds:.1f} s" if seconds >= _STUCK_S else ""
 
 
 def _longest_overlapping(starts: NDArray[np.float64], ends: NDArray[np.float64], window: Window) -> float:

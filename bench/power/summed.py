@@ -26,6 +26,7 @@ class SummedMeter:
             first,
             name=name,
             domain=domain,
+            within=None,
             period_s=max(part.info.period_s for part in parts),
             # their errors have the same causes, so they do not cancel
             uncertainty=None if None in own else max(value for value in own if value is not None),

@@ -1,0 +1,97 @@
+"""Traces that must not be believed: gaps, stalls, stuck and missing values."""
+
+from __future__ import annotations
+
+import pytest
+from power_machine import info, trace
+
+from edgelm.bench.power.soundness import trace_problem, window_problem
+from edgelm.bench.record import MeterTrace, Window
+
+WINDOW = [Window(5.0, 9.0)]
+
+
+def counting(*spans: tuple[int, float]) -> MeterTrace:
+    """A counter that gains so many joules at each of so many steps of 0.1 s."""
+    values = [0.0]
+    for n, step in spans:
+        values += [values[-1] + step * (k + 1) for k in range(n)]
+    return trace(values)
+
+
+def showing(*spans: tuple[int, float]) -> MeterTrace:
+    """Watts of so many steps of 0.1 s, with a little noise where they are not whole."""
+    values = [watts + (0.01 * (k % 7) if watts % 1 else 0) for n, watts in spans for k in range(n)]
+    return trace(values, quantity="power", period_s=0.1)
+
+
+def test_sound_traces() -> None:
+    assert window_problem(counting((150, 2.0)), WINDOW) == ""
+    assert window_problem(showing((150, 2.5)), WINDOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (counting((50, 2.0), (30, 0.0), (70, 2.0)), "stood still for 3.0 s"),
+        (counting((80, 2.0), (70, 0.0)), "stood still for 7.0 s"),
+        (counting((80, 2.0)), "does not cover"),
+        (showing((60, 2.5), (150, 3.0)), "the same watts to the last digit for 14.9 s"),
+        (showing((80, 2.5)), "does not cover"),
+        (trace([2.5, 2.6] * 10, every_s=2.0, quantity="power", period_s=2.0), "2 in a window of 4 s; 3 are needed"),
+    ],
+)
+def test_windows_that_a_trace_does_not_carry(said: MeterTrace, problem: str) -> None:
+    assert problem in window_problem(said, WINDOW)
+
+
+def test_a_stall_elsewhere_does_no_harm() -> None:
+    assert window_problem(counting((10, 2.0), (30, 0.0), (90, 2.0)), WINDOW) == ""
+
+
+def test_a_gap_in_samples() -> None:
+    times = [n * 0.1 for n in range(60)] + [8.0 + n * 0.1 for n in range(60)]
+    said = MeterTrace(info(quantity="power", period_s=0.1), tuple(times), tuple(5 + 0.01 * (n % 7) for n in range(120)))
+    assert "no new value for 2.1 s" in window_problem(said, WINDOW)
+
+
+def test_a_gap_does_a_counter_no_harm() -> None:
+    times = [n * 0.1 for n in range(60)] + [8.0 + n * 0.1 for n in range(60)]
+    assert window_problem(MeterTrace(info(), tuple(times), tuple(5 * t for t in times)), WINDOW) == ""
+
+
+def test_a_counter_in_coarse_steps_does_not_stand_still() -> None:
+    said = trace([60.0 * (n // 40) for n in range(900)])
+    assert window_problem(said, [Window(5, 60)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (trace([1, 2], problem="gone"), "gone"),
+        (trace([]), "no value"),
+        (trace([1.0]), "one value only"),
+        (trace([7.0] * 5), "stood still in all 5"),
+        (trace([0.0] * 5, quantity="power"), "0 W in all 5"),
+        (trace([4.0] * 200, quantity="power"), "the same watts"),
+        (trace([3.0, 2.0]), "backwards"),
+        (trace([3.0, -2.0], quantity="power"), "less than nothing"),
+        (trace([3.0, float("nan")]), "no numbers"),
+        (MeterTrace(info(), (0.0, 0.0), (1.0, 2.0)), "times do not grow"),
+        (MeterTrace(info(), (0.0, 1.0, 2.0), (1.0, 2.0)), "3 times for 2 values"),
+    ],
+)
+def test_traces_that_are_not_sound(said: MeterTrace, problem: str) -> None:
+    assert problem in trace_problem(said)
+
+
+@pytest.mark.parametrize(
+    ("windows", "problem"),
+    [
+        ([], "nothing to take energy of"),
+        ([Window(5, 5)], "no length"),
+        ([Window(6, 8), Window(5, 7)], "overlap"),
+    ],
+)
+def test_windows_that_make_no_sense(windows: list[Window], problem: str) -> None:
+    assert problem in window_problem(counting((150, 2.0)), windows)
