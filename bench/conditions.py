@@ -48,19 +48,18 @@ def _mhz_of_cpuinfo(root: Path, cpus: set[int]) -> float | None:
     A guest has these counters only in name, so under a hypervisor the figure is the constant too, and no clock.
     """
     found: list[float] = []
-    cpu = -1
+    flags: set[str] = set()
+    cpu = ""
     for line in _text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         match key.strip():
             case "processor":
-                cpu = int(value) if value.strip().isdecimal() else -1
-            case "cpu MHz" if cpu in cpus:
+                cpu = value.strip()
+            case "cpu MHz" if cpu.isdecimal() and int(cpu) in cpus:
                 found.append(_number(value))
-            case "flags":
-                flags = value.split()
-                if "hypervisor" in flags or "aperfmperf" not in flags:
-                    return None
-    real = [mhz for mhz in found if mhz > 0]
+            case "flags" if not flags:
+                flags = set(value.split())
+    real = [mhz for mhz in found if mhz > 0] if "aperfmperf" in flags and "hypervisor" not in flags else []
     return sum(real) / len(real) if real else None
 
 
