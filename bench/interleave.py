@@ -142,15 +142,17 @@ class Interleaving:
     Args:
         model: path of the model.
         origin: `time.perf_counter()` at the record's start.
+        mark: called just before and just after each trial.
     """
 
-    def __init__(self, model: Path, workload: Workload, origin: float, progress: Progress) -> None:
+    def __init__(self, model: Path, workload: Workload, origin: float, progress: Progress, mark: Callable[[], None] = lambda: None) -> None:
         self.engines: list[EngineRun] = []
         self.measurements: list[Measurement] = []
         self._model = model
         self._workload = workload
         self._origin = origin
         self._progress = progress
+        self._mark = mark
         self._done = 0.0
         cases = sum(case.weight for case in workload.cases) * (workload.repeat + 1)
         self._total = max(cases * len(workload.threads), 1.0)
@@ -260,7 +262,9 @@ class Interleaving:
             lane.process.hold(case.depth)
             time.sleep(_SETTLE_S)
             before = read_conditions(self._origin)
+            self._mark()
             trial = lane.process.trial(case.phase, case.n_prompt, case.n_generate)
+            self._mark()
         except EdgeLMError as error:
             lane.fail(error)
             return None

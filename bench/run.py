@@ -10,6 +10,7 @@ from edgelm.bench.interleave import Interleaving, Progress, Workload
 from edgelm.bench.limits import measure_limits
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.model_facts import describe_model
+from edgelm.bench.power.base import AbsentMeter, Meter
 from edgelm.bench.power.energy import energy_of
 from edgelm.bench.power.session import PowerSession
 from edgelm.bench.quality import measure_quality
@@ -27,11 +28,13 @@ class PowerWishes:
         meters: addresses of network meters, beside those that are found here.
         assumed_w: watts noted as an assumption.
         idle_s: seconds of rest measured before and after, if there is a meter.
+        found: meters that were found already; None to look for them.
     """
 
     meters: tuple[str, ...] = ()
     assumed_w: float | None = None
     idle_s: float = 10.0
+    found: Sequence[Meter | AbsentMeter] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,12 @@ def run_benchmark(
     progress(f"reading {path.name}", 0.0)
     model = replace(describe_model(path), is_random=is_random)
     shown = {name: str(value) for name, value in settings.items()}
-    bench = Interleaving(path, workload, clock.origin, progress)
     limits: list[Limits] = []
     qualities: tuple[Quality, ...] = ()
     state: State = "complete"
     reason = ""
-    session = PowerSession(clock.origin, power.meters, power.assumed_w)
+    session = PowerSession(clock.origin, power.meters, power.assumed_w, power.found)
+    bench = Interleaving(path, workload, clock.origin, progress, session.mark)
     with session:
         try:
             session.idle(power.idle_s)

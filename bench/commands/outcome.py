@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from edgelm.bench import history
+from edgelm.bench.history import add as add_to_history
 from edgelm.bench.interleave import Progress as Report
 from edgelm.bench.record import Record
 from edgelm.bench.record_file import write_record, write_text
@@ -39,7 +39,7 @@ def finish(record: Record, json_file: Path | None = None, html: Path | None = No
 
         write_text(html, html_page([record]))
     if keep:
-        history.add(record)
+        add_to_history(record)
     if record.state == "interrupted":
         raise typer.Exit(130)
     if record.state == "failed":

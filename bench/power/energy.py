@@ -3,8 +3,9 @@
 Between two readings a counter is taken to grow evenly, and watts are taken to change evenly; so a window may begin and end anywhere.
 The sampling's own uncertainty is told from the readings themselves:
 
-    counter    each end of a window lies somewhere between two readings: a uniform error of their difference, and of the energy of one
-               period, by which the counter may be behind; each of variance d^2 / 12
+    counter    an end of a window at the fraction f of the way between two readings of difference d: d^2 f (1 - f) / 3, as of a
+               Brownian bridge, which is the uniform error's d^2 / 12 in the middle and nothing at a reading; and the energy of one
+               period, by which the counter may be behind: a uniform error
     watts      the mean square of successive differences (von Neumann 1941) is twice the variance of what changes faster than the
                meter shows; over n readings the mean has the variance msd / (2 n); the ends as above
 
@@ -89,7 +90,7 @@ def _counted(times: NDArray[np.float64], values: NDArray[np.float64], period_s: 
     start_j, end_j = np.interp(edges, times, values)
     joules = float(end_j - start_j)
     behind = period_s * joules / (window.end_s - window.start_s)
-    return joules, float(sum(gap**2 for gap in _brackets(times, values, edges)) + 2 * behind**2) / 12
+    return joules, _edge_variance(times, values, edges) + 2 * behind**2 / 12
 
 
 def _integrated(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> tuple[float, float]:
@@ -100,14 +101,16 @@ def _integrated(times: NDArray[np.float64], values: NDArray[np.float64], period_
     watts = np.interp(t, times, values)
     steps = np.diff(values[inside])
     variance_of_mean = float(np.mean(steps**2)) / 2 / inside.sum()
-    of_edges = sum((period_s * change) ** 2 / 12 for change in _brackets(times, values, edges))
-    return float(np.trapezoid(watts, t)), variance_of_mean * (window.end_s - window.start_s) ** 2 + float(of_edges)
+    of_edges = _edge_variance(times, values, edges) * period_s**2
+    return float(np.trapezoid(watts, t)), variance_of_mean * (window.end_s - window.start_s) ** 2 + of_edges
 
 
-def _brackets(times: NDArray[np.float64], values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much the value changes between the readings before and after each edge."""
+def _edge_variance(times: NDArray[np.float64], values: NDArray[np.float64], edges: NDArray[np.float64]) -> float:
+    """Of what is read off at the edges, each between two readings."""
     after = np.clip(np.searchsorted(times, edges), 1, len(times) - 1)
-    return np.asarray(values[after] - values[after - 1])
+    change, gap = values[after] - values[after - 1], times[after] - times[after - 1]
+    f = np.clip((edges - times[after - 1]) / gap, 0, 1)
+    return float(np.sum(change**2 * f * (1 - f)) / 3)
 
 
 def _net(integral: Integral, idle_w: Sequence[float]) -> tuple[float | None, str]:

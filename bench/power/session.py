@@ -58,6 +58,11 @@ class PowerSession:
         self._rest(seconds)
         self._idle.append(Window(start - self._origin, self._clock() - self._origin))
 
+    def mark(self) -> None:
+        """Read the fast meters now: called at both ends of whatever is measured."""
+        if self.has_meter:
+            self._sampler.mark()
+
     def power(self) -> Power:
         """The record's section as of now."""
         if self._running:
@@ -65,15 +70,12 @@ class PowerSession:
         traces = judge_traces(self._sampler.traces())
         headline = choose_headline(traces)
         trace = next((trace for trace in traces if trace.meter.name == headline), None)
+        idle = tuple(self._idle)
         if trace is None:
-            return Power(None, why_none(traces, self._absent), traces, assumed_w=self._assumed_w)
-        idle, idle_w = [], []
-        for window in self._idle:
-            integral, _ = integrate(trace, [window])
-            if integral is not None:
-                idle.append(window)
-                idle_w.append(integral.joules / integral.seconds)
-        return Power(headline, "", traces, tuple(idle), tuple(idle_w), self._assumed_w)
+            return Power(None, why_none(traces, self._absent), traces, idle, assumed_w=self._assumed_w)
+        parts = [integrate(trace, [window])[0] for window in idle]
+        watts = tuple(part.joules / part.seconds for part in parts if part is not None)
+        return Power(headline, "", traces, idle, watts if len(watts) == len(idle) else (), self._assumed_w)
 
     def __enter__(self) -> PowerSession:
         self._sampler.start()

@@ -83,6 +83,10 @@ def test_uncertainty_is_unknown_where_the_meters_own_is() -> None:
 
 
 def test_windows_too_short_for_the_readings_are_refused() -> None:
-    energy, reason = energy_of(power_of(trace([n * 2.0 for n in range(101)])), [Window(2.0, 2.1)])
+    readings = trace([n * 2.0 for n in range(101)])
+    energy, reason = energy_of(power_of(readings), [Window(2.03, 2.08)])
     assert energy is None
     assert "too short" in reason
+    energy, _ = energy_of(power_of(readings), [Window(2.0, 2.1)])  # readings at both ends tell what is between them
+    assert energy is not None
+    assert energy.gross_j == pytest.approx(2.0)
