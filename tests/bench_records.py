@@ -140,7 +140,9 @@ def sustain_record(minutes: float = 4, *, throttled: bool = True, power: bool = 
     steady = 16.0 if throttled else 20.0
     interval = (0.79, 0.81) if throttled else (0.99, 1.01)
     text = f"speed fell from 20.0 to {steady:.1f} tokens/s" if throttled else "the steady state keeps the first minute's speed"
-    measured = Sustain("cpu", 2, span, tuple(map(float, stamps)), conditions, throttled, 20.0, steady, interval, text, energy)
+    texts = tuple(map(float, stamps))
+    rounds = tuple(Window(begin, ended) for begin, ended in zip((1.0, *texts[79::80]), texts[79::80], strict=False))
+    measured = Sustain("cpu", 2, span, texts, conditions, throttled, 20.0, steady, interval, text, energy, "", rounds)
     record = Record("sustain", f"{seed + 0xC00000000000:012x}", "2025-11-22T20:00:00+00:00", MACHINE, {"minutes": str(minutes)}, MODEL)
     made = _power(end) if power else Power(reason=NOT_MEASURED)
     return replace(record, seconds=end + 1, sustain=(measured,), engines=(_engine("cpu", 2),), power=made, **changed)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgelm.bench.figures import median_interval, speeds
+from edgelm.bench.quality_gate import gate_verdict, is_undecided
 from edgelm.bench.record import Conditions, Record, Trial
 from edgelm.bench.report.section import case_name, number, percent
 
@@ -26,6 +27,7 @@ def doubts(record: Record) -> tuple[str, ...]:
         *_wide_intervals(record),
         *_trials(record),
         *_meters(record),
+        *(gate_verdict(quality) + "." for quality in record.quality if is_undecided(quality)),
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_COLOURS = 6
+_MAX_LABEL = 56
 INK = "#010203"
 """Of text and axes."""
 
@@ -23,6 +24,14 @@ _SERIES = tuple(f"#0a0b{index:02x}" for index in range(N_COLOURS))
 _VARIABLES = {INK: "--ink", _GRID: "--grid"} | {colour: f"--series-{n}" for n, colour in enumerate(_SERIES, 1)}
 _MARKERS = "osD^vP"
 _LINES = ("-", "--", ":", "-.")
+
+_LOG_STEPS = (
+    (1e3, (1.0,)),
+    (8.0, (1.0, 2.0, 5.0)),
+    (2.5, (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)),
+    (0.0, tuple(n / 10 for n in (10, 11, 12, 13, 14, 16, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95))),
+)
+"""Where a logarithmic axis has numbers, by how many times its end is its beginning."""
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: sharp at every size, and readable to a screen reader
@@ -88,13 +97,18 @@ def style(index: int) -> dict[str, Any]:
     }
 
 
-def legend_below(axes: Axes, n_columns: int = 2) -> None:
-    """A legend that covers nothing."""
+def legend_below(axes: Axes) -> None:
+    """A legend that covers nothing; one column where labels are long."""
     handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure = axes.get_figure(root=True)
-        if figure is not None:
-            figure.legend(handles, labels, loc="outside lower left", ncols=n_columns)
+    figure = axes.get_figure(root=True)
+    if labels and figure is not None:
+        n_columns = 2 if max(map(len, labels)) <= 26 else 1
+        figure.legend(handles, [_shortened(label) for label in labels], loc="outside lower left", ncols=n_columns)
+
+
+def _shortened(label: str) -> str:
+    half = _MAX_LABEL // 2
+    return label if len(label) <= _MAX_LABEL else f"{label[:half]}…{label[-half:]}"
 
 
 def plain_log(axes: Axes, which: Literal["x", "y"]) -> None:
@@ -107,7 +121,7 @@ def plain_log(axes: Axes, which: Literal["x", "y"]) -> None:
         axes.set_yscale("log")
     axis, (low, high) = (axes.xaxis, axes.get_xlim()) if which == "x" else (axes.yaxis, axes.get_ylim())
     ratio = high / low
-    steps = (1.0,) if ratio > 1e3 else (1.0, 2.0, 5.0) if ratio > 8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    steps = next(steps for least, steps in _LOG_STEPS if ratio > least)
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))

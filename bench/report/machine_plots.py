@@ -77,7 +77,7 @@ def sustain_trace(record: Record, sustain: Sustain, name: str) -> Plot:
     absent = [what for what, there in _present(curves).items() if not there]
     lacking = f" Not known here: {', '.join(absent)}." if absent else ""
     verdict = {True: "THROTTLED. ", False: "", None: ""}[sustain.throttled]
-    text = f"{verdict}Means of {_BIN_S:g} seconds; the dashed line is the first minute's speed.{lacking}"
+    text = f"{verdict}Means of a few seconds; the dashed line is the first minute's speed.{lacking}"
     return Plot(name, title, draw(name, paint, len(curves), 1.5), text)
 
 
@@ -146,6 +146,10 @@ def _present(curves: Sequence[_Curve]) -> dict[str, bool]:
 def _speed(sustain: Sustain) -> _Curve | None:
     if len(sustain.stamps_s) < 2:
         return None
+    if sustain.rounds:
+        stamps = np.array(sustain.stamps_s)
+        means = [np.count_nonzero((stamps > r.start_s) & (stamps <= r.end_s)) / (r.end_s - r.start_s) for r in sustain.rounds]
+        return _thinned("tokens/s", np.array([(r.start_s + r.end_s) / 2 for r in sustain.rounds]), np.array(means), from_zero=True)
     begin, end = sustain.stamps_s[0], sustain.stamps_s[-1]
     n_bins = max(1, int((end - begin) / _BIN_S))
     counts, edges = np.histogram(sustain.stamps_s[1:], np.linspace(begin, end, n_bins + 1))

@@ -14,6 +14,7 @@ from edgelm.bench.figures import Interval, itl_s, median_interval, speeds, ttft_
 from edgelm.bench.record import Measurement, Record
 from edgelm.bench.report.energy_sections import why_no_energy
 from edgelm.bench.report.figure import draw, legend_below, plain_log, style
+from edgelm.bench.report.sections import model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,9 +69,8 @@ def record_label(record: Record, records: Sequence[Record]) -> str:
     """What tells a record from the others of a page: nothing if it is alone."""
     if len(records) == 1:
         return ""
-    names = [other.model.name if other.model else other.id for other in records]
-    mine = record.model.name if record.model else record.id
-    return f", {mine}" if names.count(mine) == 1 else f", {record.id[:6]}"
+    models = [model_name(other) for other in records]
+    return f", {model_name(record)}" if models.count(model_name(record)) == 1 else f", {record.id[:6]}"
 
 
 def _cases(records: Sequence[Record]) -> Iterator[Case]:
@@ -144,20 +144,30 @@ def _ttft_by_prompt(cases: Sequence[Case]) -> Plot:
         for label, found in _by_label(chosen).items():
             ordered = sorted(found, key=lambda m: m.n_prompt)
             intervals = [median_interval(ttft_s(m)) for m in ordered]
-            x = [m.n_prompt for m in ordered]
-            axes.errorbar(x, [i.value for i in intervals], errors(intervals), label=f"{label}, warm", **style(_styles(cases)[label]))
+            x = [m.n_prompt * _beside(label, cases) for m in ordered]
+            axes.errorbar(x, [i.value for i in intervals], errors(intervals), label=label, **style(_styles(cases)[label]))
         _paint_cold(axes, chosen, cases)
-        plain_log(axes, "y")
         axes.set_xscale("log")
         axes.set_xticks(prompts, [f"{n:,}" for n in prompts])
         axes.minorticks_off()
+        if len(prompts) > 1:
+            plain_log(axes, "y")
+        else:
+            axes.set_xlim(prompts[0] / 1.5, prompts[0] * 1.5)
+            axes.set_ylim(bottom=0)
         axes.set_xlabel("tokens of the prompt")
         axes.set_ylabel("seconds")
         legend_below(axes)
 
     only = "" if len(prompts) > 1 else " Only one length was measured: --prompt 128,512,2048 shows how the time grows."
-    text = "Warm: the model is open. Hollow marks are cold: a new process, its start and the model's opening included." + only
+    text = "Filled: with the model open and warm. Hollow: cold, a new process, its start and the model's opening included." + only
     return Plot(name, title, draw(name, paint), text)
+
+
+def _beside(label: str, cases: Sequence[Case]) -> float:
+    """Factor that sets a series beside the others on a logarithmic axis."""
+    styles = _styles(cases)
+    return float(1.03 ** (styles[label] - (len(styles) - 1) / 2))
 
 
 def _paint_cold(axes: Axes, chosen: Sequence[Case], cases: Sequence[Case]) -> None:
@@ -168,8 +178,9 @@ def _paint_cold(axes: Axes, chosen: Sequence[Case], cases: Sequence[Case]) -> No
         if engine is None or case.label in seen:
             continue
         seen.add(case.label)
-        points = [(o.n_prompt, o.first_token_s - o.spawned_s) for o in engine.openings if o.first_token_s is not None]
-        look = style(_styles(cases)[case.label]) | {"linestyle": "none", "markerfacecolor": "none", "markersize": 8.0, "zorder": 3.0}
+        beside = _beside(case.label, cases)
+        points = [(o.n_prompt * beside, o.first_token_s - o.spawned_s) for o in engine.openings if o.first_token_s is not None]
+        look = style(_styles(cases)[case.label]) | {"linestyle": "none", "markerfacecolor": "none", "markersize": 7.0, "zorder": 3.0}
         axes.plot([x for x, _ in points], [y for _, y in points], **look)
 
 

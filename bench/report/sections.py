@@ -25,8 +25,12 @@ def sections(record: Record) -> tuple[Section, ...]:
 
 def heading(record: Record) -> str:
     """What was measured on what."""
-    what = record.model.name if record.model else (record.load.model if record.load else record.kind)
-    return f"{what} on {record.machine.cpu}"
+    return f"{model_name(record)} on {record.machine.cpu}"
+
+
+def model_name(record: Record) -> str:
+    """What was measured, in a word."""
+    return record.model.name if record.model else (record.load.model if record.load else record.kind)
 
 
 def facts(record: Record) -> tuple[tuple[str, str], ...]:
