@@ -46,7 +46,7 @@ def discover(addresses: Sequence[str] = (), root: Path = Path("/")) -> list[Mete
         InvalidRequestError: an address of no known kind.
     """
     for address in addresses:
-        _check_kind(address)
+        check_address(address)
     found: list[Meter | AbsentMeter] = []
     try:
         for address in addresses:
@@ -66,7 +66,7 @@ def open_meter(address: str) -> Meter:
         MeterError: it does not answer.
         InvalidRequestError: an address of no known kind.
     """
-    return NETWORK[_check_kind(address)](address)
+    return NETWORK[check_address(address)](address)
 
 
 def close_all(found: Sequence[Meter | AbsentMeter]) -> None:
@@ -76,7 +76,12 @@ def close_all(found: Sequence[Meter | AbsentMeter]) -> None:
             meter.close()
 
 
-def _check_kind(address: str) -> str:
+def check_address(address: str) -> str:
+    """The kind of meter that the address is of.
+
+    Raises:
+        InvalidRequestError: it is of no known kind.
+    """
     kind, separator, _ = address.partition("://")
     if not separator or kind not in NETWORK:
         known = ", ".join(f"{name}://HOST" for name in NETWORK)

@@ -10,7 +10,7 @@ from edgelm.bench.power.soundness import trace_problem
 from edgelm.bench.record import MeterInfo, MeterTrace
 
 _WIDTHS = ("component", "package", "module", "device", "wall")
-_PLUG = "plug the machine into a network plug and give its address with --meter (see edgebench power list)"
+_ELSEWHERE = "measure at the socket, with --meter shelly://HOST (or tasmota, kasa), or with edgebench power import"
 _TOLERANCE = 0.95
 
 
@@ -35,11 +35,8 @@ def why_none(traces: Sequence[MeterTrace], absent: Sequence[AbsentMeter]) -> str
     failed = [f"{trace.meter.name}: {trace.problem}" for trace in traces if trace.problem]
     if failed:
         return "; ".join(failed)
-    advised = [f"{meter.name}: {meter.reason}; {meter.advice}" for meter in absent if meter.advice]
-    if advised:
-        return "; ".join(advised)
-    asked = ", ".join(meter.name for meter in absent)
-    return f"this machine shows no power meter{f' (asked: {asked})' if asked else ''}; {_PLUG}"
+    advised = [f"{meter.name}: {meter.reason}: {meter.advice}" for meter in absent if meter.advice]
+    return "; ".join(["no power meter was found", *advised, _ELSEWHERE])
 
 
 def _preference(meter: MeterInfo) -> tuple[int, bool, bool, float, float]:

@@ -53,5 +53,5 @@ def test_a_whole_that_shows_less_than_its_part_is_not_believed() -> None:
 def test_why_there_is_none() -> None:
     assert why_none([trace([1.0, 2.0], name="plug", problem="it does not answer")], []) == "plug: it does not answer"
     absent = [AbsentMeter("rapl", "only root may read it", "run: sudo chmod"), AbsentMeter("hwmon", "no sensor")]
-    assert why_none([], absent).startswith("rapl: only root may read it; run: sudo chmod")
-    assert why_none([], absent[1:]).startswith("this machine shows no power meter (asked: hwmon); ")
+    assert why_none([], absent).startswith("no power meter was found; rapl: only root may read it: run: sudo chmod; measure at the socket")
+    assert why_none([], absent[1:]).startswith("no power meter was found; measure at the socket, with --meter")
