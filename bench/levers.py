@@ -13,6 +13,9 @@ from edgelm.bench.shapes import SHAPES
 from edgelm.errors import InvalidRequestError
 from edgelm.quant.blocks import FORMATS
 
+MOST_SPECULATION = 6.5
+"""By how much speculation has sped a model up at most where that was published: EAGLE-3 (Li et al. 2025, arXiv 2503.01840)."""
+
 
 @dataclass(frozen=True)
 class Lever:
@@ -91,6 +94,10 @@ def _speculation(plan: Plan) -> Lever:
     )
     if stop := _arithmetic_stops(plan):
         return Lever(name, wanted, unit, False, f"{text}; but {stop}")
+    if wanted > MOST_SPECULATION:
+        return Lever(
+            name, wanted, unit, False, f"{text}; the most that was published is {MOST_SPECULATION:g} times (EAGLE-3, arXiv 2503.01840)"
+        )
     if plan.reach.arithmetic_tokens_per_s is None:
         limit = "how many can be checked in a step is not known, because the device's multiplications are not"
     else:

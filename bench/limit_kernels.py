@@ -9,7 +9,7 @@ Both are called as f(address, n): the interpreter's lock is released meanwhile.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -72,12 +72,12 @@ def available(target: Target) -> tuple[Instruction, ...]:
     return tuple(row for row in INSTRUCTIONS if any(needed <= features for needed in row.needs)) or (PLAIN,)
 
 
-def compile_loops(target: Target | None = None) -> Compiled:
-    """Compile the loops for this machine."""
+def compile_loops(rows: Sequence[Instruction] | None = None) -> Compiled:
+    """Compile the loops for this machine, with all the instructions that it has unless some are given."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = target or host_target()
-    rows = available(target)
+    target = host_target()
+    rows = available(target) if rows is None else rows
     machine = target_machine(target)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(build_module(rows))), machine)
     engine.finalize_object()

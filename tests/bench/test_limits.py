@@ -1,0 +1,75 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelm.backends.cpu.kernel_cache import host_target
+from edgelm.bench.cpu_layout import allowed_cpus
+from edgelm.bench.limit_kernels import available
+from edgelm.bench.limits import array_bytes, measure_limits, rates_by_window
+from edgelm.bench.record import Limits
+from edgelm.errors import InvalidRequestError, MeasurementError
+
+
+@pytest.fixture(scope="module")
+def limits() -> Limits:
+    return measure_limits(2)
+
+
+def test_both_limits_are_found(limits: Limits) -> None:
+    assert limits.n_threads == 2
+    assert 0 < limits.median_bytes_per_s <= limits.bytes_per_s
+    assert 0 < limits.median_macs_per_s <= limits.macs_per_s
+    assert limits.instruction in {row.name for row in available(host_target())}
+
+
+def test_it_tells_what_it_measures_and_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    lines: list[str] = []
+    cpus, n_threads = allowed_cpus(), threading.active_count()
+    one = measure_limits(1, lines.append, tmp_path)
+    assert (allowed_cpus(), threading.active_count()) == (cpus, n_threads)
+    assert "memory bandwidth" in lines[0]
+    assert any(one.instruction in line for line in lines)
+    assert one.cache_bytes is None  # there is no sysfs under this root
+
+
+def test_no_threads_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="n_threads is 0"):
+        measure_limits(0)
+
+
+@pytest.mark.parametrize("cache", [None, 1 << 20, 32 << 20, 384 << 20])
+@pytest.mark.parametrize("n_threads", [1, 3, 64])
+def test_the_array_is_far_larger_than_the_caches(cache: int | None, n_threads: int) -> None:
+    size = array_bytes(cache, 16 << 30, n_threads)
+    assert size > 3.9 * (cache or 0)
+    assert size > 200 << 20
+    assert size % (512 * n_threads) == 0
+
+
+def test_a_little_memory_gives_a_smaller_array() -> None:
+    assert 2 * (32 << 20) <= array_bytes(32 << 20, 200 << 20, 2) <= 100 << 20
+
+
+@pytest.mark.parametrize(("cache", "free"), [(384 << 20, 1 << 30), (None, 1 << 20), (32 << 20, 100 << 20)])
+def test_too_little_memory_is_said(cache: int | None, free: int) -> None:
+    with pytest.raises(MeasurementError, match="memory are free"):
+        array_bytes(cache, free, 2)
+
+
+def test_rates_add_up_over_the_threads() -> None:
+    slow, fast = np.arange(0, 8.1, 0.5), np.arange(0, 8.1, 0.25)
+    np.testing.assert_allclose(rates_by_window([slow, fast], 10.0), 20 + 40)
+
+
+def test_only_the_time_in_which_all_worked_counts() -> None:
+    """A thread that began late or ended early must not make the others look fast."""
+    alone_at_first = np.concatenate([np.arange(0, 2, 0.1), np.arange(2, 10.1, 1.0)])  # ten times as fast as long as it was alone
+    late = np.arange(2, 10.1, 1.0)
+    np.testing.assert_allclose(rates_by_window([alone_at_first, late], 1.0), 2.0)
+
+
+def test_threads_that_took_turns_give_no_figure() -> None:
+    with pytest.raises(MeasurementError, match="at the same time"):
+        rates_by_window([[0.0, 1.0], [1.5, 2.5]], 1.0)
