@@ -12,8 +12,8 @@ from edgelm.bench.record import MeterTrace, Window
 
 _STUCK_READINGS = 30
 _STUCK_S = 10.0
-_STALL_PERIODS = 20
-_STALL_S = 2.0
+_STALL_PERIODS = 5
+_STALL_S = 0.2
 _GAP_PERIODS = 5
 _GAP_S = 0.5
 _MIN_READINGS = 3
@@ -70,13 +70,15 @@ def _counter_problem(times: NDArray[np.float64], values: NDArray[np.float64], sp
     if window.start_s < times[0] or window.end_s > times[-1]:
         return _not_read(times, window)
     changes = np.flatnonzero(np.diff(values) > 0) + 1
-    usual = float(np.median(np.diff(times[changes]))) if len(changes) > 1 else spacing
+    inside = changes[(times[changes] > window.start_s) & (times[changes] < window.end_s)]
+    # a counter of coarse steps changes seldom, and more seldom where less is used
+    usual = max(float(np.median(np.diff(times[some]))) for some in (changes, inside) if len(some) > 1) if len(changes) > 1 else spacing
     # where the counter stood still: from each change to the last reading before the next one
     starts = times[np.concatenate([[0], changes])]
     ends = times[np.concatenate([changes - 1, [len(times) - 1]])]
     still = _longest_overlapping(starts, ends, window)
-    if still > max(_STALL_S, _STALL_PERIODS * spacing, _GAP_PERIODS * usual):
-        return f"its counter stood still for {still:.1f} s"
+    if still > max(_STALL_S, _STALL_PERIODS * max(spacing, usual)):
+        return f"its counter stood still for {still:.2f} s"
     return ""
 
 

@@ -33,8 +33,8 @@ def test_sound_traces() -> None:
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        (counting((50, 2.0), (30, 0.0), (70, 2.0)), "stood still for 3.0 s"),
-        (counting((80, 2.0), (70, 0.0)), "stood still for 7.0 s"),
+        (counting((60, 2.0), (6, 0.0), (84, 2.0)), "stood still for 0.60 s"),
+        (counting((80, 2.0), (70, 0.0)), "stood still for 7.00 s"),
         (counting((80, 2.0)), "does not cover"),
         (showing((60, 2.5), (150, 3.0)), "the same watts to the last digit for 14.9 s"),
         (showing((80, 2.5)), "does not cover"),
@@ -61,8 +61,10 @@ def test_a_gap_does_a_counter_no_harm() -> None:
 
 
 def test_a_counter_in_coarse_steps_does_not_stand_still() -> None:
-    said = trace([60.0 * (n // 40) for n in range(900)])
-    assert window_problem(said, [Window(5, 60)]) == ""
+    working = [60.0 * (n // 10) for n in range(600)]
+    idle = [working[-1] + 60.0 * (n // 80) for n in range(600)]
+    assert window_problem(trace(working + idle), [Window(5, 55)]) == ""
+    assert window_problem(trace(working + idle), [Window(65, 115)]) == ""
 
 
 @pytest.mark.parametrize(
