@@ -170,7 +170,7 @@ def _failures(comparison: Comparison) -> Iterator[str]:
     for change in comparison.changes if gate is not None else ():
         where = f"{change.name}, {change.figure}"
         if change.below_gate:
-            yield f"{where}: slower by more than {gate:.3g}, all of its interval"
+            yield f"{where}: slower by more than {gate:.2%}, all of its interval"
         elif change.old is not None and change.new is None:
             yield f"{where}: the second record has no figure ({change.states[1]})"
         elif change.old is not None and change.below_gate is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,32 +82,29 @@ def ratio(new: Sample, old: Sample) -> Interval | None:
         return Interval(value, None, None)
     rng = np.random.default_rng(0)
     above, below = (rng.choice(s.values, (_RESAMPLES, len(s.values))).mean(axis=1) for s in (new, old))
-    if below.min() <= 0:
-        return Interval(value, None, None)
-    low, high = np.quantile(above / below, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.quantile(above / below, [0.025, 0.975])
+    return Interval(value, float(low), float(high)) if np.isfinite([low, high]).all() else Interval(value, None, None)
 
 
 def _of_level(load: Load, level: LoadLevel) -> Iterator[Sample]:
     whole = [request for request in level.requests if not request.error]
     counted = all(request.counted for request in whole)
-    yield Sample("tokens/s" if counted else "pieces/s", _block_rates(level), "mean", state=level.state)
+    texts = [(stamp, r.n_generated / len(r.stamps_s)) for r in whole for stamp in r.stamps_s]
+    yield Sample("tokens/s" if counted else "pieces/s", _block_rates(level, texts), "mean", state=level.state)
     yield Sample("TTFT p50 s", np.array([ttft_s(request) for request in whole], np.float64), "median", True, level.state)
     if level_figures(level, load).good_per_s is not None:
-        rate = len(level.requests) / (level.span.end_s - level.span.start_s)
-        good = np.array([is_good(request, load) for request in level.requests], np.float64)
-        yield Sample(f"goodput/s ({_targets(load)})", good * rate, "mean", state=level.state)
+        good = [(request.ended_s, 1.0) for request in level.requests if is_good(request, load)]
+        yield Sample(f"goodput/s ({_targets(load)})", _block_rates(level, good), "mean", state=level.state)
 
 
-def _block_rates(level: LoadLevel) -> NDArray[np.float64]:
-    """Tokens per second in equal blocks of the span (batch means): their mean is the level's, their spread its noise."""
-    whole = [request for request in level.requests if not request.error and request.stamps_s]
-    n_blocks = min(_N_BLOCKS, len(whole))
+def _block_rates(level: LoadLevel, events: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """Weights of timed events per second in equal blocks of the span (batch means): their mean is the level's, their spread its noise."""
+    n_blocks = min(_N_BLOCKS, sum(not request.error for request in level.requests))
     if n_blocks == 0:
         return np.empty(0)
-    stamps = np.concatenate([np.asarray(request.stamps_s) for request in whole])
-    tokens = np.concatenate([np.full(len(r.stamps_s), r.n_generated / len(r.stamps_s)) for r in whole])
-    counts, edges = np.histogram(stamps, n_blocks, (level.span.start_s, level.span.end_s), weights=tokens)
+    times, weights = [time for time, _ in events], [weight for _, weight in events]
+    counts, edges = np.histogram(times, n_blocks, (level.span.start_s, level.span.end_s), weights=weights)
     return np.asarray(counts / np.diff(edges), np.float64)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelm.bench.record import VERSION, Record
+from edgelm.bench.record_checks import impossibilities
 from edgelm.errors import MissingPackageError, RecordError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def decode_record(data: bytes | str, where: str) -> Record:
     """A record from JSON text; `where` names it in errors.
 
     Raises:
-        RecordError: it is malformed, or of another version.
+        RecordError: it is malformed, says what cannot be, or is of another version.
     """
     from pydantic import ValidationError
 
@@ -71,11 +72,15 @@ def decode_record(data: bytes | str, where: str) -> Record:
         raise RecordError(f"{where} is no JSON ({error}); give a record of edgebench run --json") from error
     _check_version(fields, where)
     try:
-        return adapter.validate_json(data)
+        record = adapter.validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise RecordError(f"{where} is no sound record: {place}: {first['msg']}; measure again with edgebench run --json") from error
+    problem = next(impossibilities(record), None)
+    if problem is not None:
+        raise RecordError(f"{where} is no sound record: {problem}; measure again with edgebench run --json")
+    return record
 
 
 def write_text(path: Path, text: str) -> None:
