@@ -64,4 +64,10 @@ def student_t(n_clusters: int) -> float:
     """
     z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
     degrees = n_clusters - 1
-    return _STUDENT_T.get(degrees, z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2))
+    expansion = (
+        z
+        + (z**3 + z) / (4 * degrees)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
+    )
+    return _STUDENT_T.get(degrees, expansion)

@@ -20,7 +20,9 @@ _LOOKED_UP = frozenset({"token_embd.weight", "position_embd.weight", "token_type
 
 
 def describe_model(path: Path) -> Model:
-    """A GGUF file, a folder as the Hugging Face hub has it, or an exported folder, whose graphs do not tell how many weights there are.
+    """A GGUF file, a folder as the Hugging Face hub has it, or an exported folder.
+
+    An exported folder's weights are in graphs. What a token multiplies follows from the model's sizes; all weights and their format do not.
 
     Raises:
         ModelFileError, UnsupportedModelError: as the file is found.
@@ -40,7 +42,7 @@ def describe_model(path: Path) -> Model:
         is_random=is_random,
         format=weights.format,
         n_weights=weights.n or None,
-        n_weights_per_token=weights.n_per_token or None,
+        n_weights_per_token=weights.n_per_token or (cost.n_weights if cost else None),
         token_cost=cost,
     )
 

@@ -99,7 +99,7 @@ def qualities(
         name = f"{theirs.name} ({judge.info.backend}, {judge.info.precision})"
         for engine in engines:
             with closing(_open(model, engine, n_window, n_threads, progress)) as backend:
-                scores = _score(judge, backend, windows, progress)
+                scores = score_windows(judge, backend, windows, progress)
                 precision = backend.info.precision
             figures = _figures(scores, n_window)
             yield Quality(
@@ -158,6 +158,34 @@ def check_same_vocabulary(model: Path, reference: Path) -> None:
             )
 
 
+def score_windows(judge: Backend, backend: Backend, windows: Sequence[Tokens], progress: Callable[[str], None]) -> TokenScores:
+    """Scores of all predicted tokens, one window after the other.
+
+    Raises:
+        InvalidRequestError: the vocabularies have different sizes.
+        MeasurementError: logits are no numbers, or give a token no chance at all.
+    """
+    ours, theirs = backend.info.n_vocab, judge.info.n_vocab
+    if ours != theirs:
+        raise InvalidRequestError(
+            f"{backend.info.backend} predicts {ours} tokens, but the reference {theirs}; give models of one vocabulary"
+        )
+    n_rows = max(1, min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // ours // 32 * 32))
+    parts = []
+    for i, window in enumerate(windows):
+        progress(f"quality of {backend.info.backend} {backend.info.precision}: window {i + 1} of {len(windows)}")
+        for engine in (judge, backend):
+            engine.free(_SEQUENCE)
+        for start in range(0, len(window) - 1, n_rows):
+            end = min(start + n_rows, len(window) - 1)
+            chunk = Chunk(_SEQUENCE, window[start:end], Outputs.ALL)
+            part = token_scores(judge.forward([chunk]), backend.forward([chunk]), window[start + 1 : end + 1])
+            _check_finite(part, f"token {start + 1} to {end} of window {i + 1}", backend.info.backend)
+            parts.append(part)
+    columns = ([getattr(part, name) for part in parts] for name in ("judge_nll", "other_nll", "kl", "agrees"))
+    return TokenScores(*map(np.concatenate, columns))
+
+
 @dataclass(frozen=True)
 class _Figures:
     """The fields of Quality that are computed from tokens."""
@@ -198,29 +226,6 @@ def _figures(scores: TokenScores, n_window: int) -> _Figures:
         top_agreement=agreement.value,
         se_top_agreement=agreement.error,
     )
-
-
-def _score(judge: Backend, backend: Backend, windows: Sequence[Tokens], progress: Callable[[str], None]) -> TokenScores:
-    """Scores of all predicted tokens, one window after the other."""
-    ours, theirs = backend.info.n_vocab, judge.info.n_vocab
-    if ours != theirs:
-        raise InvalidRequestError(
-            f"{backend.info.backend} predicts {ours} tokens, but the reference {theirs}; give models of one vocabulary"
-        )
-    n_rows = max(1, min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // ours // 32 * 32))
-    parts = []
-    for i, window in enumerate(windows):
-        progress(f"quality of {backend.info.backend} {backend.info.precision}: window {i + 1} of {len(windows)}")
-        for engine in (judge, backend):
-            engine.free(_SEQUENCE)
-        for start in range(0, len(window) - 1, n_rows):
-            end = min(start + n_rows, len(window) - 1)
-            chunk = Chunk(_SEQUENCE, window[start:end], Outputs.ALL)
-            part = token_scores(judge.forward([chunk]), backend.forward([chunk]), window[start + 1 : end + 1])
-            _check_finite(part, f"token {start + 1} to {end} of window {i + 1}", backend.info.backend)
-            parts.append(part)
-    columns = ([getattr(part, name) for part in parts] for name in ("judge_nll", "other_nll", "kl", "agrees"))
-    return TokenScores(*map(np.concatenate, columns))
 
 
 def _check_finite(scores: TokenScores, where: str, engine: str) -> None:

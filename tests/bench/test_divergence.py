@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from edgelm.bench.divergence import divergence
+from edgelm.bench.divergence import divergence, token_scores
 from edgelm.errors import InvalidRequestError
 
 
@@ -25,6 +25,36 @@ def test_kl_is_of_the_judge_from_the_other_in_nats() -> None:
     result = divergence(judge, other)
     assert result.mean_kl == pytest.approx(expected / 2, rel=1e-5)
     assert result.max_kl == pytest.approx(expected, rel=1e-5)
+
+
+def test_quantiles_are_over_the_positions() -> None:
+    rng = np.random.default_rng(3)
+    judge = rng.standard_normal((300, 8)).astype(np.float32)
+    other = judge + rng.standard_normal(judge.shape).astype(np.float32)
+    each = [divergence(judge[i : i + 1], other[i : i + 1]).mean_kl for i in range(len(judge))]
+    result = divergence(judge, other)
+    assert result.median_kl == pytest.approx(np.median(each))
+    assert result.p99_kl == pytest.approx(np.quantile(each, 0.99))
+    assert result.median_kl < result.mean_kl < result.p99_kl < result.max_kl
+
+
+def test_scores_of_tokens_have_the_same_divergence() -> None:
+    rng = np.random.default_rng(4)
+    judge, other = (rng.standard_normal((40, 9)).astype(np.float32) for _ in range(2))
+    targets = rng.integers(0, 9, 40).astype(np.int32)
+    scores, result = token_scores(judge, other, targets), divergence(judge, other)
+    assert scores.kl.mean() == pytest.approx(result.mean_kl)
+    assert scores.agrees.mean() == result.top_agreement
+    p = np.exp(judge.astype(np.float64))
+    np.testing.assert_allclose(scores.judge_nll, -np.log(p[np.arange(40), targets] / p.sum(axis=1)))
+
+
+def test_equal_logits_score_exactly_the_same() -> None:
+    logits = np.random.default_rng(5).standard_normal((20, 1000)).astype(np.float32)
+    scores = token_scores(logits, logits.copy(), np.arange(20, dtype=np.int32))
+    assert not scores.kl.any()
+    assert scores.agrees.all()
+    np.testing.assert_array_equal(scores.judge_nll, scores.other_nll)
 
 
 def test_top_agreement_counts_equal_first_ranks() -> None:
