@@ -9,6 +9,7 @@ import numpy as np
 from edgelm.bench.figures import median_interval, speeds
 from edgelm.bench.quality_gate import gate_verdict, is_undecided
 from edgelm.bench.record import Conditions, Record, Trial
+from edgelm.bench.report.energy_sections import level_name
 from edgelm.bench.report.section import case_name, number, percent
 
 _WITHIN = 0.01
@@ -43,7 +44,9 @@ def _incomplete(record: Record) -> Iterator[str]:
             yield f"{name}: {m.state} after {_count(len(m.trials), 'trial')} ({m.reason or 'no reason is recorded'})."
     for level in record.load.levels if record.load else ():
         if level.state != "complete":
-            yield f"a level of the load is {level.state} ({level.reason or 'no reason is recorded'})."
+            yield f"{level_name(level)}: {level.state} ({level.reason or 'no reason is recorded'})."
+        elif level.reason:
+            yield f"{level_name(level)}: {level.reason}."
 
 
 def _model(record: Record) -> Iterator[str]:

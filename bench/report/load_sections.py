@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
-from edgelm.bench.load.goodput import Quantiles, level_figures
+from edgelm.bench.load.goodput import level_figures
 from edgelm.bench.record import Load, LoadLevel, Record, Sustain
 from edgelm.bench.report.energy_sections import level_name
-from edgelm.bench.report.section import NOTHING, Section, milliseconds, number
+from edgelm.bench.report.section import NOTHING, Section, milliseconds, number, percent
 
 
 def levels(record: Record) -> Section:
-    """One row per level of load."""
+    """How much was answered: one row per level of load."""
     load = record.load
-    columns = (
-        "load",
-        "answered",
-        "errors",
-        "tokens/s",
-        "requests/s",
-        "TTFT p50 ms",
-        "p95 ms",
-        "p99 ms",
-        "TPOT p50 ms",
-        "p95 ms",
-        "goodput/s",
-    )
+    columns = ("load", "answered", "errors", "tokens/s", "requests/s", "good/s", "good")
     rows = tuple(_level_cells(load, level) for level in load.levels) if load is not None else ()
     return Section("Load", columns, rows, remark=_remark(load) if load is not None else "")
+
+
+def latencies(record: Record) -> Section:
+    """How fast: one row per level of load and kind of latency."""
+    load = record.load
+    rows = tuple(row for level in load.levels for row in _latency_rows(load, level)) if load is not None else ()
+    remark = "Times are from when a request was due, of whole answers alone; p95 needs 20 samples, p99 needs 100."
+    return Section("Latency under load", ("load", "milliseconds", "p50", "p95", "p99"), rows, n_names=2, remark=remark)
 
 
 def sustained(record: Record) -> Section:
     """Whether the speed held."""
     columns = ("engine", "threads", "minutes", "first minute tokens/s", "steady tokens/s", "steady / first", "verdict")
-    return Section("Sustained speed", columns, tuple(_sustain_cells(s) for s in record.sustain), n_names=2)
+    remark = " ".join(f"{s.engine}: {s.reason}." for s in record.sustain if s.reason)
+    return Section("Sustained speed", columns, tuple(_sustain_cells(s) for s in record.sustain), n_names=2, remark=remark)
 
 
 def _level_cells(load: Load, level: LoadLevel) -> tuple[str, ...]:
@@ -44,26 +42,28 @@ def _level_cells(load: Load, level: LoadLevel) -> tuple[str, ...]:
         str(f.n_requests - f.n_whole),
         number(f.tokens_per_s),
         number(f.requests_per_s),
-        *_latencies(f.ttft),
-        *_latencies(f.tpot)[:2],
         number(f.good_per_s),
+        percent(f.good_share),
     )
 
 
-def _latencies(q: Quantiles | None) -> tuple[str, str, str]:
-    """p50, p95 and p99 in ms."""
-    return (milliseconds(q.p50), milliseconds(q.p95), milliseconds(q.p99)) if q else (NOTHING, NOTHING, NOTHING)
+def _latency_rows(load: Load, level: LoadLevel) -> Iterator[tuple[str, ...]]:
+    f = level_figures(level, load)
+    named = {"to first token": f.ttft, "per token after it": f.tpot, "between pieces": f.itl, "whole answer": f.end_to_end}
+    for name, q in named.items():
+        if q is not None:
+            yield level_name(level), name, milliseconds(q.p50), milliseconds(q.p95), milliseconds(q.p99)
 
 
 def _remark(load: Load) -> str:
     targets = [f"TTFT of {number(load.ttft_target_s)} s"] if load.ttft_target_s is not None else []
     targets += [f"TPOT of {milliseconds(load.tpot_target_s)} ms"] if load.tpot_target_s is not None else []
-    goodput = f"Goodput: whole answers per second that kept a {' and a '.join(targets)}. " if targets else ""
+    goodput = f"Good: whole answers that kept a {' and a '.join(targets)}." if targets else ""
     errors = Counter(r.error for level in load.levels for r in level.requests if r.error)
     failed = " Errors: " + ", ".join(f"{error} ({n})" for error, n in errors.most_common()) + "." if errors else ""
     counted = all(r.counted for level in load.levels for r in level.requests if not r.error)
     pieces = "" if counted else " The server does not count tokens: pieces of text were counted instead."
-    return f"{goodput}Times are from when a request was due; p95 needs 20 answers, p99 needs 100.{pieces}{failed}"
+    return f"{goodput}{pieces}{failed}".strip()
 
 
 def _sustain_cells(s: Sustain) -> tuple[str, ...]:
@@ -78,5 +78,5 @@ def _sustain_cells(s: Sustain) -> tuple[str, ...]:
         number(s.first_minute),
         number(s.steady),
         held,
-        f"{verdict}: {s.reason}" if s.reason else verdict,
+        verdict,
     )

@@ -14,6 +14,7 @@ def sections(record: Record) -> tuple[Section, ...]:
         speed_sections.latency(record),
         speed_sections.cold_start(record),
         load_sections.levels(record),
+        load_sections.latencies(record),
         load_sections.sustained(record),
         *energy_sections.energy(record),
         speed_sections.quality(record),

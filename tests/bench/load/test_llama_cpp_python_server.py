@@ -61,5 +61,4 @@ def test_a_load_test(url: str, endpoint: Endpoint, load: dict[str, tuple[float, 
         assert set(figures.errors) <= {"empty answer"}  # random weights may end a text at once
         assert figures.n_whole >= 3
         assert not figures.counted  # this server does not count the tokens of a stream
-        assert "pieces of text were counted" in level.reason
         assert 0 < figures.ttft.p50 < figures.end_to_end.p50
