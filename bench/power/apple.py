@@ -77,7 +77,13 @@ class PowermetricsMeter:
         self._joules, self._n_samples, self._sampled, self._problem = 0.0, 0, 0.0, ""
         arguments = [command, "--samplers", "cpu_power", "--sample-rate", str(_SAMPLE_MS), "--format", "plist"]
         try:
-            self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for edgebench, which still wants the last sample
+            )
         except OSError as error:
             raise MeterError(f"powermetrics cannot be started ({error.strerror or error})") from error
         self._thread = threading.Thread(target=self._collect, name="powermetrics", daemon=True)

@@ -164,7 +164,9 @@ def _open(batteries: list[Battery], root: Path) -> Meter:
 
 def _batteries(root: Path) -> list[Battery]:
     folders = sorted((root / "sys/class/power_supply").glob("*"))
-    return [Battery(folder) for folder in folders if _is_battery(folder)]
+    found = [Battery(folder) for folder in folders if _is_battery(folder)]
+    # Android calls the phone's one battery so; fuel gauges beside it show the same battery again
+    return [battery for battery in found if battery.name == "battery"] or found
 
 
 def _is_battery(folder: Path) -> bool:

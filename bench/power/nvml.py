@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,8 @@ class NvmlMeter:
     def close(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._call("nvmlShutdown")
+            with suppress(self._nvml.NVMLError):  # nothing is left to be done about it
+                self._nvml.nvmlShutdown()
 
     def _has_counter(self) -> bool:
         try:

@@ -52,6 +52,15 @@ def test_two_batteries_that_both_give(tmp_path: Path) -> None:
     assert the_meter(supplies(tmp_path, BAT0=LAPTOP, BAT1=LAPTOP)).read().value == pytest.approx(2 * 9.876)
 
 
+def test_one_battery_that_charges_from_another(tmp_path: Path) -> None:
+    charging = LAPTOP | {"status": "Charging"}
+    assert "BAT0 is charging" in why_not(supplies(tmp_path, BAT0=charging, BAT1=LAPTOP)).reason
+
+
+def test_a_phones_fuel_gauge_is_no_second_battery(tmp_path: Path) -> None:
+    assert the_meter(supplies(tmp_path, battery=LAPTOP, maxfg=LAPTOP)).read().value == pytest.approx(9.876)
+
+
 def test_what_it_holds_where_it_shows_no_power(tmp_path: Path) -> None:
     battery = {"type": "Battery", "status": "Discharging", "energy_now": 40_000_000}
     meter = the_meter(supplies(tmp_path, BAT0=battery))
