@@ -101,7 +101,7 @@ def _find(addresses: Sequence[str]) -> list[Meter | AbsentMeter]:
     for address in addresses:
         check_address(address)
     found: list[Meter | AbsentMeter] = []
-    for address in addresses:
+    for address in dict.fromkeys(addresses):
         try:
             found.append(open_meter(address))
         except MeterError as error:

@@ -49,7 +49,7 @@ def discover(addresses: Sequence[str] = (), root: Path = Path("/")) -> list[Mete
         check_address(address)
     found: list[Meter | AbsentMeter] = []
     try:
-        for address in addresses:
+        for address in dict.fromkeys(addresses):
             found.append(open_meter(address))
         for look in LOCAL:
             found.extend(look(root))

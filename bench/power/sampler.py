@@ -90,9 +90,13 @@ class Sampler:
 
     def start(self) -> None:
         """Begin to read; returns when every meter was read once, or is too slow to wait for."""
-        for loop in self._loops:
-            loop.thread.start()
-        _wait_for([loop.first for loop in self._loops], _FIRST_READING_S)
+        try:
+            for loop in self._loops:
+                loop.thread.start()
+            _wait_for([loop.first for loop in self._loops], _FIRST_READING_S)
+        except BaseException:  # Ctrl-C while waiting must leave no thread either
+            self.stop()
+            raise
 
     def read_now(self) -> None:
         """Have every meter read once more, so that the traces reach up to now."""

@@ -40,6 +40,12 @@ def test_addresses_of_no_known_kind(address: str) -> None:
         discover([address])
 
 
+def test_an_address_given_twice_is_one_meter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(table, "NETWORK", {"good": lambda address: Plug(info(name=address), tmp_path / "no")})
+    found = discover(["good://a", "good://a", "good://b"], tmp_path)
+    assert [meter.info.name for meter in found if not isinstance(meter, AbsentMeter)] == ["good://a", "good://b"]
+
+
 def test_a_meter_that_does_not_answer_closes_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plug = Plug(info(), tmp_path / "no")
 

@@ -161,6 +161,16 @@ def test_ctrl_c_leaves_no_thread() -> None:
     assert all(meter.closed for meter in meters)
 
 
+def test_ctrl_c_while_a_meter_is_waited_for_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgelm.bench.power.sampler._wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Sampler([ScriptedMeter(Reading(5.0), quantity="power")], time.perf_counter()).start()
+    assert meter_threads() == []
+
+
 def test_stop_before_start_and_twice() -> None:
     sampler = Sampler([ScriptedMeter(Reading(5.0), quantity="power")], time.perf_counter())
     sampler.stop()

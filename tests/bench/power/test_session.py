@@ -68,7 +68,7 @@ def test_idle_work_idle(tmp_path: Path) -> None:
     energy, reason = energy_of(power, [Window(3.5, 5.5), Window(6, 7.5)])
     assert energy is not None, reason
     assert (energy.gross_j, energy.net_j) == (pytest.approx(70), pytest.approx(56))
-    record = Record("run", "0" * 12, "", Machine("", 1, "", "", {}), {}, power=power)
+    record = Record("run", "0" * 12, "2026-01-01T00:00:00+00:00", Machine("a", 1, "b", "3", {}), {}, seconds=12.0, power=power)
     assert decode_record(encode_record(record), "here").power == power
 
 
