@@ -6,14 +6,21 @@ Exit codes: 0 done, 1 an error edgelm can explain, 2 wrong usage, 3 a gate was n
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.console import Console
 
+from edgelm.bench.commands import history, power
+from edgelm.bench.commands.compare import compare
 from edgelm.bench.commands.divergence import divergence
 from edgelm.bench.commands.load import load
+from edgelm.bench.commands.plan import plan
+from edgelm.bench.commands.quality import quality
+from edgelm.bench.commands.report import report
 from edgelm.bench.commands.run import run
 from edgelm.bench.commands.shape import shape
+from edgelm.bench.commands.sustain import sustain
 from edgelm.errors import EdgeLMError
 
 app = typer.Typer(
@@ -23,8 +30,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, load, shape, divergence):
+_COMMANDS: tuple[Callable[..., None], ...] = (run, load, sustain, plan, quality, compare, report, shape, divergence)
+for command in _COMMANDS:
     app.command()(command)
+app.add_typer(history.app, name="history")
+app.add_typer(power.app, name="power")
 
 
 def main() -> None:
