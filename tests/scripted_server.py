@@ -200,6 +200,7 @@ _PIECES: dict[str, Callable[[_Answer], AsyncIterator[bytes]]] = {
     "cut": _cut,
     "cut_early": _cut_early,
     "no_end": _fixed(lambda answer: answer.text("w")),
+    "done_alone": _fixed(lambda answer: answer.text("w") + b"data: [DONE]\n\n"),
     "half_event": _fixed(lambda answer: answer.text("w") + b'data: {"choi'),
     "garbage": _fixed(lambda answer: answer.text("w") + b"data: {garbage\n\n"),
     "not_an_event": _fixed(lambda answer: answer.text("w") + b"data: [1, 2]\n\n"),

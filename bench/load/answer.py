@@ -52,10 +52,10 @@ class Answer:
         """After the stream has ended.
 
         Raises:
-            BadAnswerError: the server did not say that the answer ends here, or there is no text in it.
+            BadAnswerError: the server did not say why the answer ends here, or there is no text in it.
         """
-        if not self.done and not self.finished:
-            raise BadAnswerError("stream ended early")
+        if not self.finished:  # llama-cpp-python's server ends a stream that gives way to another request with [DONE] alone
+            raise BadAnswerError("ended without finish_reason" if self.done else "stream ended early")
         if not self.stamps_s:
             raise BadAnswerError("empty answer")
 

@@ -59,6 +59,7 @@ def test_times_every_piece(server: ScriptedServer, endpoint: str) -> None:
         ("cut", "connection lost in mid-stream", 1),
         ("cut_early", "connection lost", 0),
         ("no_end", "stream ended early", 1),
+        ("done_alone", "ended without finish_reason", 1),
         ("half_event", "stream ended early", 1),
         ("garbage", "malformed JSON", 1),
         ("not_an_event", "malformed event", 1),
