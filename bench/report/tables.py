@@ -33,10 +33,12 @@ def print_section(section: Section, console: Console) -> None:
     if not section.columns:
         console.print(Text(section.remark))
         return
-    table = Table(title=escape(section.title), caption=escape(section.remark) or None, title_justify="left", caption_justify="left")
+    table = Table(title=escape(section.title), title_justify="left")
     for index, column in enumerate(section.columns):
         is_name = index < section.n_names and column not in ("threads", "depth", "prompt")
         table.add_column(column, justify="left" if is_name else "right")
     for row in section.rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+    if section.remark:
+        console.print(Text(section.remark, style="dim italic"))
