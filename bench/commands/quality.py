@@ -30,7 +30,8 @@ def quality(
     model: options.Model,
     text: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Text that is predicted, in UTF-8.")],
     reference: Annotated[
-        str, typer.Option(metavar="MODEL", help="The model to compare with, of the same vocabulary. [default: MODEL itself at f32]")
+        str,
+        typer.Option(metavar="MODEL", help="The model to compare with, of the same vocabulary.", show_default="MODEL itself at f32"),
     ] = "",
     backends: Annotated[
         str, typer.Option(metavar="NAME,NAME", help="edgelm's engines; NAME:int8 or NAME:f32 asks for that precision of activations.")
