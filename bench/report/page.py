@@ -60,7 +60,7 @@ def _plots(records: Sequence[Record]) -> list[Plot]:
     if not any(record.sustain for record in records):
         text = "How speed, clock, temperature and watts hold for minutes was not measured; edgebench sustain MODEL does that."
         plots.append(missing("sustain", "Sustained speed", text))
-    return plots
+    return sorted(plots, key=lambda plot: not plot.svg)  # what is drawn comes first
 
 
 def _named(plot: Plot, label: str) -> Plot:

@@ -128,7 +128,7 @@ def _is_main_prompt(case: Case, cases: Sequence[Case]) -> bool:
 def _shifted(depth: int, label: str, cases: Sequence[Case], depths: Sequence[int]) -> float:
     """Series beside each other, so that no error bar hides another."""
     n = len(_styles(cases))
-    step = (max(depths) - min(depths) or 2) * 0.012
+    step = (max(depths) - min(depths)) * 0.012 or 0.1
     return depth + (_styles(cases)[label] - (n - 1) / 2) * step
 
 
