@@ -17,16 +17,16 @@ from edgelm.errors import InvalidRequestError
 
 def load(
     url: Annotated[str, typer.Argument(metavar="URL", help="Of an OpenAI-compatible server, such as http://localhost:8080.")],
-    concurrency: Annotated[str, typer.Option(metavar="N,N", help="Requests at once, level by level. [default: 1,4,16]")] = "",
+    concurrency: Annotated[str, typer.Option(metavar="N,N", help="Requests at once, level by level.", show_default="1,4,16")] = "",
     rate: Annotated[str, typer.Option(metavar="R,R", help="Instead: arrivals per second (Poisson), level by level.")] = "",
     endpoint: Annotated[Endpoint, typer.Option(help="Ask for chat completions, or for completions of plain text.")] = "chat",
-    model: Annotated[str, typer.Option(help="Its name on the server. [default: the first that it lists]")] = "",
+    model: Annotated[str, typer.Option(help="Its name on the server.", show_default="the first that it lists")] = "",
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt, about.")] = 128,
     generate: Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")] = 128,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Ask for answers of full length (vLLM, llama-server).")] = False,
     same_prompt: Annotated[bool, typer.Option("--same-prompt", help="Ask the same each time, so that a prefix cache may help.")] = False,
     requests: Annotated[
-        int | None, typer.Option(min=1, help="Of each level. [default: 8 for each client, at least 16; 64 arrivals]")
+        int | None, typer.Option(min=1, help="Of each level.", show_default="8 for each client, at least 16; 64 arrivals")
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="Send no request later than this in a level.")] = None,
     warmup: Annotated[int, typer.Option(min=1, help="Requests before the first level, not counted.")] = 2,
@@ -37,7 +37,7 @@ def load(
     seed: Annotated[int, typer.Option(min=0, help="Of arrivals and prompts.")] = 0,
     api_key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable that holds the API key.")] = "",
     local: Annotated[
-        bool | None, typer.Option("--local/--remote", help="Whether the meters here measure the server. [default: by its address]")
+        bool | None, typer.Option("--local/--remote", help="Whether the meters here measure the server.", show_default="by its address")
     ] = None,
     meter: options.Meters = None,
     estimate_tdp: options.EstimateTdp = None,

@@ -19,7 +19,7 @@ def sustain(
     minutes: Annotated[float, typer.Option(min=0, help="How long to decode.")] = 10.0,
     seconds: Annotated[float | None, typer.Option(min=0, help="The same in seconds. Less than two minutes cannot tell.")] = None,
     backend: Annotated[str, typer.Option(help=f"edgelm's engine, or another program: {', '.join(PEERS)}.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: as many as there are cores]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.", show_default="as many as there are cores")] = None,
     depth: Annotated[int, typer.Option(min=0, help="Tokens that the context holds at the start of every round.")] = 128,
     shape: options.Shape = "",
     format_name: options.Format = "Q4_0",

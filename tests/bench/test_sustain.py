@@ -17,13 +17,7 @@ from edgelm.bench.record_file import read_record, write_record
 from edgelm.bench.sustain import SustainTest, measure_sustain
 from edgelm.errors import InvalidRequestError, MeasurementError
 
-_COMMAND = """
-import typer
-from edgelm.bench.commands.sustain import sustain
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(sustain)
-app()
-"""
+_COMMAND = "from edgelm.bench.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +105,11 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
     arguments = [str(model), "--seconds", "0.5", "--threads", "1", "--backend", "llama.cpp", "--no-history", "--json", str(out)]
     environment = {**os.environ, "COLUMNS": "200"}
     run = subprocess.run(
-        [sys.executable, "-c", _COMMAND, *arguments, "--idle-seconds", "0"], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", _COMMAND, "sustain", *arguments, "--idle-seconds", "0"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert "cannot be said" in run.stdout

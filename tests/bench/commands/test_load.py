@@ -13,17 +13,11 @@ from scripted_server import ScriptedServer
 
 from edgelm.bench.record_file import read_record
 
-_COMMAND = """
-import typer
-from edgelm.bench.commands.load import load
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(load)
-app()
-"""
+_COMMAND = "from edgelm.bench.cli import main; main()"
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _COMMAND, *arguments, "--no-history", "--idle-seconds", "0"]
+    command = [sys.executable, "-c", _COMMAND, "load", *arguments, "--no-history", "--idle-seconds", "0"]
     variables = {**os.environ, "COLUMNS": "200", **environment}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
 
@@ -76,4 +70,5 @@ def test_an_empty_variable_is_refused() -> None:
     process = start("http://127.0.0.1:1", "--api-key-env", "NO_SUCH_KEY")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert errors.startswith("edgebench: ")
     assert "no such environment variable" in errors
