@@ -10,7 +10,8 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,29 @@ def measure_limits(n_threads: int, progress: Progress | None = None, sys_root: P
         instruction=best,
         cache_bytes=cache,
     )
+
+
+def merge_limits(measured: Iterable[Limits]) -> tuple[Limits, ...]:
+    """The best of several measurements for each number of threads, such as those before and after the engines ran; fewest threads first.
+
+    Both limits are bounds from above, which a busy machine can only lower. For the same reason a number of threads has at least the limits
+    of a smaller one: the others could rest.
+    """
+    merged: list[Limits] = []
+    for limits in sorted(measured, key=lambda limits: limits.n_threads):
+        known = merged[-1] if merged else limits
+        reader = max(known, limits, key=lambda one: one.bytes_per_s)
+        multiplier = max(known, limits, key=lambda one: one.macs_per_s)
+        best = replace(
+            multiplier,
+            n_threads=limits.n_threads,
+            bytes_per_s=reader.bytes_per_s,
+            median_bytes_per_s=reader.median_bytes_per_s,
+        )
+        if merged and known.n_threads == limits.n_threads:
+            merged.pop()
+        merged.append(best)
+    return tuple(merged)
 
 
 def array_bytes(cache: int | None, free: int, n_threads: int) -> int:
@@ -160,7 +184,7 @@ def _rates(
             work(k, len(own) - 1)
             own.append(time.perf_counter())
 
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(n_threads)]
+    threads = [threading.Thread(target=run, args=(k,), name=f"limits-{k}") for k in range(n_threads)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -7,7 +7,7 @@ import pytest
 from edgelm.backends.cpu.kernel_cache import host_target
 from edgelm.bench.cpu_layout import allowed_cpus
 from edgelm.bench.limit_kernels import available
-from edgelm.bench.limits import array_bytes, measure_limits, rates_by_window
+from edgelm.bench.limits import array_bytes, measure_limits, merge_limits, rates_by_window
 from edgelm.bench.record import Limits
 from edgelm.errors import InvalidRequestError, MeasurementError
 
@@ -73,3 +73,25 @@ def test_only_the_time_in_which_all_worked_counts() -> None:
 def test_threads_that_took_turns_give_no_figure() -> None:
     with pytest.raises(MeasurementError, match="at the same time"):
         rates_by_window([[0.0, 1.0], [1.5, 2.5]], 1.0)
+
+
+def with_limits(n_threads: int, gigabytes: float, macs: float, instruction: str = "sdot") -> Limits:
+    return Limits(n_threads, gigabytes * 1e9, gigabytes * 0.9e9, macs * 1e9, macs * 0.9e9, instruction)
+
+
+def test_the_best_of_two_measurements_counts() -> None:
+    before, after = with_limits(2, 20, 100, "smmla"), with_limits(2, 30, 90)
+    [merged] = merge_limits([before, after])
+    assert merged == with_limits(2, 30, 100, "smmla")
+
+
+def test_more_threads_are_not_slower() -> None:
+    merged = merge_limits([with_limits(4, 10, 300), with_limits(1, 19, 82), with_limits(2, 11, 151), with_limits(1, 17, 90)])
+    assert [one.n_threads for one in merged] == [1, 2, 4]
+    assert [one.bytes_per_s / 1e9 for one in merged] == [19, 19, 19]
+    assert [one.macs_per_s / 1e9 for one in merged] == [90, 151, 300]
+    assert all(one.median_bytes_per_s <= one.bytes_per_s for one in merged)
+
+
+def test_nothing_merges_to_nothing() -> None:
+    assert merge_limits([]) == ()
