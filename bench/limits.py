@@ -49,11 +49,12 @@ def measure_limits(n_threads: int, progress: Progress | None = None, sys_root: P
     loops = compile_loops()
     cpus = spread(n_threads, sys_root)
     cache = last_level_cache_bytes(sys_root)
-    say(f"memory bandwidth, {n_threads} threads")
+    threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
+    say(f"memory bandwidth, {threads}")
     reading = _read_rates(loops.read, n_threads, array_bytes(cache, psutil.virtual_memory().available, n_threads), cpus)
     rates = {}
     for instruction, multiply in loops.multiply:
-        say(f"{instruction.name}, {n_threads} threads")
+        say(f"{instruction.name}, {threads}")
         rates[instruction.name] = _multiply_rates(multiply, instruction.macs, n_threads, cpus)
     best = max(rates, key=lambda name: rates[name].max())
     return Limits(
