@@ -28,6 +28,7 @@ class Change:
         ratio: new / old with its 95% interval; None where there is none.
         verdict: "cannot be told" without an interval.
         below_gate: whether the second is slower by more than the gate allows, the interval's whole length; None if that cannot be judged.
+        may_be_below: whether a part of the interval is, so that such a fall cannot be ruled out.
         states: of both.
     """
 
@@ -38,6 +39,7 @@ class Change:
     ratio: Interval | None
     verdict: Verdict
     below_gate: bool | None
+    may_be_below: bool
     states: tuple[State, State]
 
 
@@ -147,6 +149,7 @@ def _change(name: str, old: Sample, new: Sample, gate: float | None) -> Change:
         ratio=found,
         verdict=_verdict(speed),
         below_gate=None if gate is None or speed is None else speed[1] < 1 - gate,
+        may_be_below=gate is not None and speed is not None and speed[0] < 1 - gate,
         states=(old.state, new.state),
     )
 

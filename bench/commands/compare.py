@@ -49,7 +49,17 @@ def _print(comparison: Comparison, console: Console) -> None:
     _print_list("Not compared:", comparison.remarks, console)
     _print_list("GATE NOT KEPT:", comparison.failures, console, "bold red")
     if comparison.gate is not None and not comparison.failures:
-        console.print(Text(f"gate kept: nothing is slower by more than {percent(comparison.gate)}", style="green"))
+        console.print(Text(_kept(comparison, comparison.gate), style="green"))
+
+
+def _kept(comparison: Comparison, gate: float) -> str:
+    noisy = sum(change.may_be_below for change in comparison.changes)
+    if not noisy:
+        return f"gate kept: nothing is slower by {percent(gate)} or more"
+    return (
+        f"gate kept: nothing is for sure slower by more than {percent(gate)}, but {noisy} of {len(comparison.changes)} figures "
+        "are too noisy to rule it out; measure with more --repeat on a quiet machine"
+    )
 
 
 def _print_list(title: str, lines: Iterable[str], console: Console, style: str = "bold") -> None:

@@ -72,7 +72,7 @@ def sustain_trace(record: Record, sustain: Sustain, name: str) -> Plot:
             axes.set_ylim(0 if curve.from_zero else low - room, high + room)
             if curve.label.startswith("tokens") and sustain.first_minute is not None:
                 axes.axhline(sustain.first_minute, color=style(5)["color"], linestyle="--", linewidth=1)
-        panels[-1].set_xlabel("minutes")
+        panels[-1].set_xlabel("minutes since the start")
 
     absent = [what for what, there in _present(curves).items() if not there]
     lacking = f" Not known here: {', '.join(absent)}." if absent else ""
