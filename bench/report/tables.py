@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +14,9 @@ from edgelm.bench.record import Record
 from edgelm.bench.report.doubts import doubts
 from edgelm.bench.report.section import Section
 from edgelm.bench.report.sections import heading, sections
+
+_COUNTS = ("threads", "depth", "prompt")
+_GAP = 3  # between two columns
 
 
 def print_record(record: Record, console: Console) -> None:
@@ -29,16 +35,42 @@ def print_record(record: Record, console: Console) -> None:
 
 
 def print_section(section: Section, console: Console) -> None:
-    """One table with its remark; a remark alone is a line."""
+    """One table with its remark; a remark alone is a line.
+
+    Where the console is too narrow, the columns of figures are split over several tables, so that no number is ever cut.
+    """
     if not section.columns:
         console.print(Text(section.remark))
         return
-    table = Table(title=escape(section.title), title_justify="left")
-    for index, column in enumerate(section.columns):
-        is_name = index < section.n_names and column not in ("threads", "depth", "prompt")
-        table.add_column(column, justify="left" if is_name else "right")
-    for row in section.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    console.print(Text(section.title, style="italic"))
+    for n, columns in enumerate(_fitting(section, console.width)):
+        if n:
+            console.print()
+        console.print(_table(section, columns))
     if section.remark:
         console.print(Text(section.remark, style="dim italic"))
+
+
+def _table(section: Section, columns: Sequence[int]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for index in columns:
+        column = section.columns[index]
+        is_name = index < section.n_names and column not in _COUNTS
+        table.add_column(Text(column), justify="left" if is_name else "right", overflow="fold")
+    for row in section.rows:
+        table.add_row(*(Text(row[index]) for index in columns))
+    return table
+
+
+def _fitting(section: Section, width: int) -> Iterator[list[int]]:
+    """Columns for tables that fit the width, each with all names and as many figures as there is room for."""
+    widths = [max(cell_len(row[index]) for row in (section.columns, *section.rows)) + _GAP for index in range(len(section.columns))]
+    names = list(range(section.n_names))
+    room = width - sum(widths[: section.n_names])
+    chosen: list[int] = []
+    for index in range(section.n_names, len(section.columns)):
+        if chosen and sum(widths[i] for i in chosen) + widths[index] > room:
+            yield names + chosen
+            chosen = []
+        chosen.append(index)
+    yield names + chosen
