@@ -37,81 +37,86 @@ _TOKENS_AT_ONCE = 512
 _SEQUENCE = 0
 
 
-def measure_quality(
-    model: Path,
-    engines: Sequence[Engine],
-    reference: Path | None,
-    text: Path,
-    n_tokens: int,
-    n_window: int,
-    n_threads: int,
-    gate: float | None,
-    progress: Callable[[str], None],
-) -> tuple[Quality, ...]:
-    """What `qualities` gives, all at once."""
-    return tuple(qualities(model, engines, reference, text, n_tokens, n_window, n_threads, gate, progress))
+@dataclass(frozen=True)
+class QualityTest:
+    """What is predicted, and what it is compared with.
+
+    Attributes:
+        text: a file in UTF-8.
+        reference: another model with the same vocabulary; None for the model itself. It is computed by the cpu engine at precision f32, or
+            by the onnx engine where it is an exported folder.
+        n_tokens: tokens of the text at most, without the windows' beginning tokens.
+        n_window: tokens of a window, its beginning token included.
+        gate: greatest relative rise of perplexity that passes; None for no gate.
+    """
+
+    text: Path
+    reference: Path | None = None
+    n_tokens: int = 4096
+    n_window: int = 512
+    gate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_tokens < 1 or self.n_window < 2 or (self.gate is not None and not self.gate > 0):
+            raise InvalidRequestError(
+                f"{self.n_tokens} tokens in windows of {self.n_window}, gate {self.gate}: give at least 1 token, windows of at least 2, "
+                "and a gate above 0"
+            )
+
+    def windows(self, model: Path) -> list[Tokens]:
+        """The text's windows, after everything that can be known to be wrong before an engine is opened was looked for.
+
+        Raises:
+            InvalidRequestError: the text is too short or no UTF-8, or the vocabularies differ.
+            EdgeLMError: a model's file cannot be read.
+        """
+        if self.reference is None and is_exported_folder(model):
+            raise InvalidRequestError(
+                f"{model} is an exported folder, which cannot be its own reference at f32; give the model it was made from"
+            )
+        windows = text_windows(_tokenizer(model), _read(self.text).decode(), self.n_tokens, self.n_window)
+        if self.reference is not None:
+            check_same_vocabulary(model, self.reference)
+        return windows
 
 
 def qualities(
-    model: Path,
-    engines: Sequence[Engine],
-    reference: Path | None,
-    text: Path,
-    n_tokens: int,
-    n_window: int,
-    n_threads: int,
-    gate: float | None,
-    progress: Callable[[str], None],
+    model: Path, engines: Sequence[Engine], test: QualityTest, n_threads: int, progress: Callable[[str], None]
 ) -> Iterator[Quality]:
     """One engine's quality after the other, each compared with the reference anew.
 
     Args:
         model: a model file or folder.
         engines: what predicts with it.
-        reference: another model with the same vocabulary; None for the model itself. It is computed by the cpu engine at precision f32, or
-            by the onnx engine where it is an exported folder.
-        text: a file in UTF-8.
-        n_tokens: tokens of the text at most, without the windows' beginning tokens.
-        n_window: tokens of a window, its beginning token included.
-        gate: greatest relative rise of perplexity that passes; None for no gate.
         progress: called with a line about what is being done.
 
     Raises:
-        InvalidRequestError: the text is too short or no UTF-8, the vocabularies differ, or a number makes no sense.
+        InvalidRequestError: as QualityTest.windows says, or there is no engine.
         MeasurementError: an engine's logits are no numbers, or give a token of the text no chance at all.
         EdgeLMError: as an engine finds a model.
     """
-    if n_tokens < 1 or n_window < 2 or not engines or (gate is not None and not gate > 0):
-        raise InvalidRequestError(
-            f"{n_tokens} tokens in windows of {n_window}, {len(engines)} engines, gate {gate}: give at least 1 token, windows of at least "
-            "2, an engine, and a gate above 0"
-        )
-    if reference is None and is_exported_folder(model):
-        raise InvalidRequestError(
-            f"{model} is an exported folder, which cannot be its own reference at f32; give the model it was made from"
-        )
-    data = _read(text)
-    windows = text_windows(_tokenizer(model), data.decode(), n_tokens, n_window)
-    if reference is not None:
-        check_same_vocabulary(model, reference)
-    theirs = reference or model
-    with closing(_open(theirs, _reference_engine(theirs), n_window, n_threads, progress)) as judge:
+    if not engines:
+        raise InvalidRequestError("no engine to measure the quality of; name one")
+    windows = test.windows(model)
+    digest = hashlib.sha256(_read(test.text)).hexdigest()
+    theirs = test.reference or model
+    with closing(_open(theirs, _reference_engine(theirs), test.n_window, n_threads, progress)) as judge:
         name = f"{theirs.name} ({judge.info.backend}, {judge.info.precision})"
         for engine in engines:
-            with closing(_open(model, engine, n_window, n_threads, progress)) as backend:
+            with closing(_open(model, engine, test.n_window, n_threads, progress)) as backend:
                 scores = score_windows(judge, backend, windows, progress)
                 precision = backend.info.precision
-            figures = _figures(scores, n_window)
+            figures = _figures(scores, test.n_window)
             yield Quality(
                 engine=engine[0],
                 precision=precision,
                 reference=name,
-                text=text.name,
-                text_sha256=hashlib.sha256(data).hexdigest(),
+                text=test.text.name,
+                text_sha256=digest,
                 n_tokens=len(scores.kl),
-                n_window=n_window,
-                gate=gate,
-                passed=None if gate is None else keeps_gate(figures.log_ratio, gate),
+                n_window=test.n_window,
+                gate=test.gate,
+                passed=None if test.gate is None else keeps_gate(figures.log_ratio, test.gate),
                 **vars(figures),
             )
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm.bench.interleave import Interleaving, Progress, Workload
-from edgelm.bench.limits import measure_limits
+from edgelm.bench.limits import measure_limits, merge_limits
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.model_facts import describe_model
 from edgelm.bench.power.base import AbsentMeter, Meter
 from edgelm.bench.power.energy import energy_of
 from edgelm.bench.power.session import PowerSession
-from edgelm.bench.quality import measure_quality
+from edgelm.bench.quality import QualityTest, qualities
 from edgelm.bench.record import EngineRun, Limits, Measurement, Quality, Record, State, Window
 from edgelm.bench.roofline import limit_share
 from edgelm.bench.run_clock import RunClock
-from edgelm.errors import MeasurementError
+from edgelm.errors import EdgeLMError
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,14 @@ class PowerWishes:
     Attributes:
         meters: addresses of network meters, beside those that are found here.
         assumed_w: watts noted as an assumption.
-        idle_s: seconds of rest measured before and after, if there is a meter.
+        idle_s: seconds of rest before and after; None for 10 with a meter and none without.
         found: meters that were found already; None to look for them.
     """
 
     meters: tuple[str, ...] = ()
     assumed_w: float | None = None
-    idle_s: float = 10.0
+    idle_s: float | None = None
     found: Sequence[Meter | AbsentMeter] | None = None
-
-
-@dataclass(frozen=True)
-class QualityWishes:
-    """How quality is measured; see bench/quality.py.
-
-    Attributes:
-        text: file of the text that is predicted.
-        reference: model that is compared with; None for the same file at precision f32.
-        n_tokens, n_window: tokens in all, and in each window.
-        gate: greatest relative rise of perplexity that passes; None for no gate.
-    """
-
-    text: Path
-    reference: Path | None = None
-    n_tokens: int = 4096
-    n_window: int = 512
-    gate: float | None = None
 
 
 def run_benchmark(
@@ -62,7 +44,7 @@ def run_benchmark(
     progress: Progress,
     *,
     power: PowerWishes = PowerWishes(),
-    quality: QualityWishes | None = None,
+    quality: QualityTest | None = None,
     is_random: bool = False,
     with_limits: bool = True,
 ) -> Record:
@@ -76,30 +58,33 @@ def run_benchmark(
         with_limits: whether the machine's limits are measured for the roofline.
 
     Raises:
-        EdgeLMError: the model cannot be read at all, or the settings make no sense.
+        EdgeLMError: the model cannot be read at all, a meter that was named does not answer, or the settings make no sense.
     """
     clock = RunClock.start()
-    progress(f"reading {path.name}", 0.0)
-    model = replace(describe_model(path), is_random=is_random)
-    shown = {name: str(value) for name, value in settings.items()}
-    limits: list[Limits] = []
-    qualities: tuple[Quality, ...] = ()
-    state: State = "complete"
-    reason = ""
-    session = PowerSession(clock.origin, power.meters, power.assumed_w, power.found)
-    bench = Interleaving(path, workload, clock.origin, progress, session.mark)
-    with session:
+    with PowerSession(clock.origin, power.meters, power.assumed_w, power.found) as session:
+        progress(f"reading {path.name}", 0.0)
+        model = describe_model(path)
+        if quality is not None:
+            quality.windows(path)  # what is wrong with it is told now, not after the engines ran
+        bench = Interleaving(path, workload, clock.origin, progress, session.mark)
+        limits: list[Limits] = []
+        found: list[Quality] = []
+        state: State = "complete"
+        reason = ""
         try:
             session.idle(power.idle_s)
             if with_limits:
                 limits += _measure_limits(workload.threads, lambda line: progress(line, 0.0))
             bench.run()
+            if with_limits:  # again, because a machine that was busy the first time can do more than it showed
+                limits += _measure_limits(workload.threads, lambda line: progress(line, 1.0))
             session.idle(power.idle_s)
             if quality is not None:
-                qualities = _measure_quality(path, workload, quality, lambda line: progress(line, 1.0))
+                engines = [(name, workload.precision) for name in workload.backends]
+                found.extend(qualities(path, engines, quality, max(workload.threads), lambda line: progress(line, 1.0)))
         except KeyboardInterrupt:
             state, reason = "interrupted", "ended by Ctrl-C; what was measured before is kept"
-        except MeasurementError as error:
+        except EdgeLMError as error:
             state, reason = "failed", str(error)
     failed = [engine for engine in bench.engines if engine.state == "failed"]
     if failed and state == "complete":
@@ -109,14 +94,14 @@ def run_benchmark(
         id=clock.id,
         started=clock.started,
         machine=describe_machine(),
-        settings=shown,
-        model=model,
+        settings={name: str(value) for name, value in settings.items()},
+        model=replace(model, is_random=is_random or model.is_random),
         state=state,
         reason=reason,
         engines=tuple(bench.engines),
-        limits=tuple(limits),
+        limits=merge_limits(limits),
         power=session.power(),
-        quality=qualities,
+        quality=tuple(found),
         clock_step_s=clock.step_s,
         seconds=clock.seconds,
     )
@@ -125,12 +110,6 @@ def run_benchmark(
 
 def _measure_limits(threads: Sequence[int], progress: Callable[[str], None]) -> list[Limits]:
     return [measure_limits(n_threads, progress) for n_threads in threads]
-
-
-def _measure_quality(path: Path, workload: Workload, wishes: QualityWishes, progress: Callable[[str], None]) -> tuple[Quality, ...]:
-    engines = [(name, workload.precision) for name in workload.backends]
-    n_threads = max(workload.threads)
-    return measure_quality(path, engines, wishes.reference, wishes.text, wishes.n_tokens, wishes.n_window, n_threads, wishes.gate, progress)
 
 
 def _judged(measurement: Measurement, record: Record) -> Measurement:

@@ -68,7 +68,7 @@ def measure_sustain(
     is_random: bool = False,
     meters: Sequence[str] = (),
     assumed_w: float | None = None,
-    idle_s: float = 10.0,
+    idle_s: float | None = None,
 ) -> Record:
     """Measure, and return the record: also after Ctrl-C or when the engine fails half way, with everything measured until then.
 
@@ -77,7 +77,7 @@ def measure_sustain(
         is_random: whether the model's weights are random.
         meters: addresses of network meters.
         assumed_w: watts noted as an assumption.
-        idle_s: seconds of rest before and after, if there is a meter.
+        idle_s: seconds of rest before and after; None for 10 with a meter and none without.
 
     Raises:
         EdgeLMError: the model cannot be read or opened.

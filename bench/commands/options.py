@@ -30,6 +30,10 @@ Meters = Annotated[
 EstimateTdp = Annotated[
     float | None, typer.Option("--estimate-tdp", metavar="W", help="Watts to note as an assumption; no comparison uses them.")
 ]
+IdleSeconds = Annotated[
+    float | None,
+    typer.Option(min=0, help="Rest before and after, to measure idle watts.", show_default="10 with a meter, none without"),
+]
 
 
 def model_path(model: str, shape: str, format_name: str) -> Path:

@@ -19,7 +19,8 @@ from edgelm.bench.report.tables import print_record
 def with_progress_bar(measure: Callable[[Report], Record]) -> Record:
     """Run `measure`, and show on stderr how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=1.0)
         return measure(lambda text, done: bar.update(task, description=text, completed=done))
 

@@ -17,7 +17,7 @@ from edgelm.backends.registry import PRECISIONS
 from edgelm.bench.commands import options
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.model_facts import describe_model
-from edgelm.bench.quality import Engine, qualities
+from edgelm.bench.quality import Engine, QualityTest, qualities
 from edgelm.bench.quality_gate import gate_verdict
 from edgelm.bench.record import Quality, Record, State
 from edgelm.bench.record_file import write_record
@@ -55,7 +55,7 @@ def quality(
     state: State = "complete"
     with Console(stderr=True).status("starting") as status:
         try:
-            for each in qualities(path, engines, theirs, text, tokens, window, n_threads, allowed, status.update):
+            for each in qualities(path, engines, QualityTest(text, theirs, tokens, window, allowed), n_threads, status.update):
                 found.append(each)
         except KeyboardInterrupt:
             state = "interrupted"

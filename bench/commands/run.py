@@ -12,7 +12,8 @@ from edgelm.bench.commands import options
 from edgelm.bench.commands.outcome import finish, with_progress_bar
 from edgelm.bench.contestants import PEERS
 from edgelm.bench.interleave import Workload
-from edgelm.bench.run import PowerWishes, QualityWishes, run_benchmark
+from edgelm.bench.quality import QualityTest
+from edgelm.bench.run import PowerWishes, run_benchmark
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.catalogue import resolve_model
 
@@ -21,7 +22,7 @@ def run(
     model: options.MaybeModel = "",
     backends: Annotated[str, typer.Option(metavar="NAME,NAME", help="edgelm's engines, in the order of their turns.")] = "cpu",
     peers: Annotated[str, typer.Option(metavar="NAME,NAME", help=f"Other programs beside them: {', '.join(PEERS)}.")] = "",
-    threads: Annotated[str, typer.Option(metavar="N,N", help="Thread counts. [default: as many as there are cores]")] = "",
+    threads: Annotated[str, typer.Option(metavar="N,N", help="Thread counts.", show_default="as many as there are cores")] = "",
     prompt: Annotated[str, typer.Option(metavar="N,N", help="Tokens of a prompt, each measured by itself; 0 for no prefill.")] = "512",
     generate: Annotated[int, typer.Option(min=0, help="Tokens generated one by one; 0 for none.")] = 128,
     depth: Annotated[str, typer.Option(metavar="N,N", help="Tokens that the context holds before.")] = "0",
@@ -37,12 +38,12 @@ def run(
     busy: Annotated[bool, typer.Option("--busy", help="Run one spinning process beside the engines.")] = False,
     meter: options.Meters = None,
     estimate_tdp: options.EstimateTdp = None,
-    idle_seconds: Annotated[float, typer.Option(min=0, help="Rest before and after, to measure idle watts (only with a meter).")] = 10.0,
+    idle_seconds: options.IdleSeconds = None,
     roofline: Annotated[bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's limits, too.")] = True,
     quality: Annotated[
         Path | None, typer.Option(metavar="TEXT", exists=True, dir_okay=False, help="Also measure quality on this text.")
     ] = None,
-    reference: Annotated[str, typer.Option(metavar="MODEL", help="Quality: the model to compare with. [default: itself at f32]")] = "",
+    reference: Annotated[str, typer.Option(metavar="MODEL", help="Quality: the model to compare with.", show_default="itself at f32")] = "",
     tokens: Annotated[int, typer.Option(min=2, help="Quality: tokens of the text.")] = 4096,
     window: Annotated[int, typer.Option(min=2, help="Quality: tokens of each window.")] = 512,
     gate: Annotated[str, typer.Option(metavar="P%", help="Quality: exit with 3 if perplexity rises by more than this.")] = "",
@@ -70,7 +71,7 @@ def run(
     wishes = None
     if quality is not None:
         reference_path = resolve_model(reference) if reference else None
-        wishes = QualityWishes(quality, reference_path, tokens, window, options.fraction(gate, "--gate") if gate else None)
+        wishes = QualityTest(quality, reference_path, tokens, window, options.fraction(gate, "--gate") if gate else None)
     settings = {**vars(workload), "model": model or f"shape {shape} {format_name}"}
     record = with_progress_bar(
         lambda progress: run_benchmark(

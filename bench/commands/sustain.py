@@ -26,7 +26,7 @@ def sustain(
     precision: options.Precision = None,
     meter: options.Meters = None,
     estimate_tdp: options.EstimateTdp = None,
-    idle_seconds: Annotated[float, typer.Option(min=0, help="Rest before and after, to measure idle watts (only with a meter).")] = 10.0,
+    idle_seconds: options.IdleSeconds = None,
     json_file: options.Json = None,
     html: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write a page with plots.")] = None,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Keep the record for edgebench history.")] = True,

@@ -79,7 +79,7 @@ class LoadTest:
 
 
 def measure_load(
-    test: LoadTest, progress: Progress, *, meters: Sequence[str] = (), assumed_w: float | None = None, idle_s: float = 10.0
+    test: LoadTest, progress: Progress, *, meters: Sequence[str] = (), assumed_w: float | None = None, idle_s: float | None = None
 ) -> Record:
     """Measure, and return the record: also after Ctrl-C or when requests fail, with everything measured until then.
 
@@ -87,7 +87,7 @@ def measure_load(
         progress: called with what is being done and the fraction that is done.
         meters: addresses of network meters.
         assumed_w: watts noted as an assumption.
-        idle_s: seconds of rest before and after, if there is a meter; the server is meant to be open in them.
+        idle_s: seconds of rest before and after; None for 10 with a meter and none without; the server is meant to be open in them.
 
     Raises:
         MeasurementError: the server cannot be reached, or refuses such requests.

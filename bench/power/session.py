@@ -15,6 +15,9 @@ from edgelm.bench.power.sampler import Sampler
 from edgelm.bench.record import Power, Window
 from edgelm.errors import InvalidRequestError
 
+IDLE_S = 10.0
+"""Rest before and after a measurement, if there is a meter to read."""
+
 
 class PowerSession:
     """Reads every meter of the machine between enter and exit. A context manager.
@@ -50,9 +53,11 @@ class PowerSession:
         self._idle: list[Window] = []
         self._running = False
 
-    def idle(self, seconds: float) -> None:
-        """Let the machine rest, and remember when; without a meter this returns at once."""
-        if not self.has_meter or seconds <= 0:
+    def idle(self, seconds: float | None = None) -> None:
+        """Let the machine rest, and remember when. None: 10 seconds with a meter, none without; a log may be imported later."""
+        if seconds is None:
+            seconds = IDLE_S if self.has_meter else 0.0
+        if seconds <= 0:
             return
         start = self._clock()
         self._rest(seconds)

@@ -14,7 +14,7 @@ from edgelm.backends.registry import open_backend
 from edgelm.backends.scripted import ScriptedBackend
 from edgelm.bench import quality as quality_module
 from edgelm.bench.divergence import divergence
-from edgelm.bench.quality import check_same_vocabulary, measure_quality, qualities, score_windows, text_windows
+from edgelm.bench.quality import QualityTest, check_same_vocabulary, qualities, score_windows, text_windows
 from edgelm.bench.quality_gate import gate_verdict, is_undecided, perplexity_rise
 from edgelm.bench.record import Quality
 from edgelm.bench.runner import BackendRunner
@@ -39,9 +39,15 @@ def text(tmp_path: Path) -> Path:
 
 
 def measure(
-    model: Path, engines: Sequence[tuple[str, str | None]], text: Path, reference: Path | None = None, n_window: int = 12, n: int = 500
+    model: Path,
+    engines: Sequence[tuple[str, str | None]],
+    text: Path,
+    reference: Path | None = None,
+    n_window: int = 12,
+    n: int = 500,
+    gate: float | None = None,
 ) -> tuple[Quality, ...]:
-    return measure_quality(model, engines, reference, text, n, n_window, 1, None, lambda _: None)
+    return tuple(qualities(model, engines, QualityTest(text, reference, n, n_window, gate), 1, lambda _: None))
 
 
 def logits(backend: str, path: Path, tokens: NDArray[np.int32], precision: str | None) -> NDArray[np.float32]:
@@ -53,7 +59,7 @@ def logits(backend: str, path: Path, tokens: NDArray[np.int32], precision: str |
 
 
 def test_equal_engines_diverge_by_exactly_nothing(model: Path, text: Path) -> None:
-    (found,) = measure_quality(model, [("cpu", "f32")], None, text, 500, 12, 1, 0.01, lambda _: None)
+    (found,) = measure(model, [("cpu", "f32")], text, gate=0.01)
     assert found.reference == "tiny.gguf (cpu, f32)"
     assert found.perplexity == found.reference_perplexity > 1
     assert (found.log_ratio, found.se_log_ratio, found.mean_kl, found.max_kl, found.top_agreement) == (0.0, 0.0, 0.0, 0.0, 1.0)
@@ -89,7 +95,7 @@ def test_figures_are_those_of_the_engines_own_logits(model: Path, text: Path) ->
 
 def test_engines_come_in_turn_and_say_who_they_are(model: Path, text: Path) -> None:
     lines: list[str] = []
-    found = list(qualities(model, [("cpu", None), ("llamacpp", None)], None, text, 30, 12, 1, None, lines.append))
+    found = list(qualities(model, [("cpu", None), ("llamacpp", None)], QualityTest(text, None, 30, 12), 1, lines.append))
     assert [(each.engine, each.precision) for each in found] == [("cpu", "int8"), ("llamacpp", "int8")]
     assert {each.reference_perplexity for each in found} == {found[0].reference_perplexity}
     assert (found[0].text, found[0].text_sha256) == ("text.txt", hashlib.sha256(TEXT.encode()).hexdigest())
@@ -164,18 +170,18 @@ def test_control_tokens_in_the_text_are_text(model: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_tokens": 0}, "at least 1 token"),
+        ({"n": 0}, "at least 1 token"),
         ({"n_window": 1}, "at least 2"),
-        ({"engines": ()}, "0 engines"),
+        ({"engines": ()}, "no engine"),
         ({"gate": 0.0}, "gate above 0"),
         ({"gate": math.nan}, "gate above 0"),
-        ({"n_tokens": 2}, "too few"),
+        ({"n": 2}, "too few"),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(model: Path, text: Path, changes: dict[str, object], message: str) -> None:
-    wishes = {"engines": [("cpu", None)], "reference": None, "text": text, "n_tokens": 50, "n_window": 10, "n_threads": 1, "gate": None}
+    wishes = {"engines": [("cpu", None)], "n": 50, "n_window": 10, "gate": None}
     with pytest.raises(InvalidRequestError, match=message):
-        measure_quality(model, **{**wishes, **changes}, progress=lambda _: None)
+        measure(model, text=text, **{**wishes, **changes})
 
 
 def test_a_text_that_is_no_utf_8_is_refused(model: Path, text: Path) -> None:
@@ -278,16 +284,16 @@ def test_without_a_gate_there_is_no_verdict() -> None:
 
 
 def test_a_gate_is_kept_up_to_its_own_value(model: Path, text: Path) -> None:
-    (loose,) = measure_quality(model, [("cpu", "int8")], None, text, 500, 12, 1, 0.9, lambda _: None)
+    (loose,) = measure(model, [("cpu", "int8")], text, gate=0.9)
     assert loose.passed is True
     other_way = abs(math.expm1(loose.log_ratio)) / 2
-    (tight,) = measure_quality(model, [("cpu", "int8")], None, text, 500, 12, 1, other_way, lambda _: None)
+    (tight,) = measure(model, [("cpu", "int8")], text, gate=other_way)
     assert tight.passed is (loose.log_ratio < 0)
 
 
 def test_llamacpp_and_cpu_agree_on_a_real_model(smollm2_path: Path) -> None:
     text = Path(__file__).parents[1] / "data" / "evaluation.txt"
-    cpu, llamacpp = measure_quality(smollm2_path, [("cpu", None), ("llamacpp", None)], None, text, 96, 32, 1, 0.2, lambda _: None)
+    cpu, llamacpp = measure(smollm2_path, [("cpu", None), ("llamacpp", None)], text, n_window=32, n=96, gate=0.2)
     assert cpu.n_tokens == llamacpp.n_tokens == 3 * 31
     for found in (cpu, llamacpp):
         rise = perplexity_rise(found)

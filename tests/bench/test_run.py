@@ -16,10 +16,11 @@ from edgelm.bench.figures import speeds
 from edgelm.bench.interleave import Workload
 from edgelm.bench.power.base import AbsentMeter
 from edgelm.bench.power.discover import discover
+from edgelm.bench.quality import QualityTest
 from edgelm.bench.record import Record
 from edgelm.bench.record_file import decode_record, encode_record
-from edgelm.bench.run import PowerWishes, QualityWishes, run_benchmark
-from edgelm.errors import ModelFileError
+from edgelm.bench.run import PowerWishes, run_benchmark
+from edgelm.errors import InvalidRequestError, ModelFileError
 
 NO_METER = PowerWishes(found=[AbsentMeter("rapl", "no /sys/class/powercap", "measure on the machine itself")])
 SMALL = Workload(("cpu",), (), (1,), (8,), 8, repeat=2, n_cold=0)
@@ -38,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def record(model: Path) -> Record:
     text = Path(__file__).parents[1] / "data/evaluation.txt"
     workload = replace(SMALL, backends=("cpu", "llamacpp"), n_cold=1)
-    quality = QualityWishes(text, n_tokens=64, n_window=32)
+    quality = QualityTest(text, n_tokens=64, n_window=32)
     return run_benchmark(model, workload, {"repeat": 2}, quiet, power=NO_METER, quality=quality)
 
 
@@ -147,3 +148,9 @@ def test_ctrl_c_keeps_what_there_is(model: Path) -> None:
 def test_a_model_that_cannot_be_read_is_no_record(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError):
         run_benchmark(tmp_path / "none.gguf", SMALL, {}, quiet, power=NO_METER)
+
+
+def test_a_text_that_does_not_do_is_told_before_anything_is_measured(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a")
+    with pytest.raises(InvalidRequestError, match="few"):
+        run_benchmark(model, SMALL, {}, quiet, power=NO_METER, quality=QualityTest(tmp_path / "short.txt"))

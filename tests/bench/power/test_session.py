@@ -21,7 +21,7 @@ from edgelm.errors import InvalidRequestError
 def test_without_a_meter_it_says_why_and_how() -> None:
     absent = [AbsentMeter("rapl", "no /sys/class/powercap", "run: sudo modprobe intel_rapl_msr")]
     with PowerSession(0.0, assumed_w=65.0, meters=absent) as session:
-        session.idle(1e6)
+        session.idle()
     power = session.power()
     assert not session.has_meter
     assert power.headline is None
