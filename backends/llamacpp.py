@@ -282,6 +282,9 @@ class LlamaCppBackend:
     def _place(self, batch: Batch) -> Tokens:
         """The batch's tokens one after the other, each with its place in the KV cache."""
         slots = [self._slots.claim(chunk.sequence) for chunk in batch]
+        if len(batch) == 1 and len(batch[0].tokens) == 1:
+            self._reserve(slots[0].index + 1)
+            return Tokens(batch[0].tokens, *(np.array([n], np.int32) for n in (slots[0].length, slots[0].index, batch[0].n_outputs)))
         counts = [len(chunk.tokens) for chunk in batch]
         self._reserve(max((slot.index + 1 for slot in slots), default=0))
         return Tokens(
@@ -293,15 +296,23 @@ class LlamaCppBackend:
 
     def _compute(self, tokens: Tokens, rows: NDArray[np.float32], hidden: bool = False) -> None:
         """Append the tokens, and write the logits or hidden states of the outputs to rows [n_outputs, ...]."""
+        if (
+            0 < len(tokens.ids) <= min(self._context.n_batch, self._context.n_rows)
+        ):  # one part, as in decoding, where each microsecond counts
+            self._compute_part(tokens, rows, hidden)
+            return
         done = 0
         for part in _parts(tokens.outputs, self._context.n_batch, self._context.n_rows):
-            while not self._context.decode(tokens[part], hidden):
-                self._enlarge(self._more_cells(), self._context.n_slots)
             n = int(tokens.outputs[part].sum())
-            if n:
-                read = self._context.read_hidden if hidden else self._context.read_logits
-                read(rows[done : done + n])
-                done += n
+            self._compute_part(tokens[part], rows[done : done + n], hidden)
+            done += n
+
+    def _compute_part(self, tokens: Tokens, rows: NDArray[np.float32], hidden: bool) -> None:
+        while not self._context.decode(tokens, hidden):
+            self._enlarge(self._more_cells(), self._context.n_slots)
+        if len(rows):
+            read = self._context.read_hidden if hidden else self._context.read_logits
+            read(rows)
 
     def _reserve(self, n_slots: int) -> None:
         """Have at least so many slots."""
