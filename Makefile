@@ -34,7 +34,7 @@ types: .venv/installed-for-tests
 
 bench: .venv/installed-for-tests
 	@$(BIN)/edgelm pull "$$EDGELM_MODEL" > /dev/null
-	$(BIN)/edgebench compare "$$EDGELM_MODEL"
+	$(BIN)/edgebench run "$$EDGELM_MODEL" --peers llama.cpp
 
 clean:
 	rm -rf .venv

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 import edgelm
+from edgelm.bench.cli import app as edgebench
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.catalogue import CATALOGUE
 from edgelm.runtime.cli import app
@@ -82,6 +84,21 @@ def test_every_command_and_option_is_documented_and_no_other() -> None:
     parameters = [parameter for command in commands.values() for parameter in command.params]
     options = {one for parameter in parameters for one in (*parameter.opts, *parameter.secondary_opts) if one.startswith("--")}
     assert set(re.findall(r"`(--[a-z-]+)", page)) - {"--help", "--version"} == options - {"--help"}
+
+
+def test_every_command_and_option_of_edgebench_is_documented() -> None:
+    pages = "".join(text_of(f"docs/{name}.md") for name in ("benchmark", "load", "power", "quality", "records", "roofline"))
+
+    def check(name: str, command: Any) -> None:
+        assert f"edgebench {name}" in pages, name
+        for parameter in command.params:
+            names = [one for one in (*parameter.opts, *parameter.secondary_opts) if one.startswith("--")]
+            assert not names or any(re.search(rf"[`[ ]{one}\b", pages) for one in names), (name, names)
+        for below, other in getattr(command, "commands", {}).items():
+            check(f"{name} {below}", other)
+
+    for name, command in typer.main.get_command(edgebench).commands.items():  # type: ignore[attr-defined]
+        check(name, command)
 
 
 def test_the_catalogue_page_names_every_model_with_its_licence() -> None:

@@ -13,6 +13,7 @@ SHOWS = {
     "async_answers.py": ["Name a river in Europe. ", "The endless story was stopped."],
     "export_to_onnx.py": ["Q4_1 (210): 4-bit codes", "exact", "The capital of France is Paris."],
     "likely_next_words.py": ["%  The capital of France is Paris"],
+    "measure_engines.py": ["cpu: ", "llamacpp: ", "ratio ", "energy "],
     "stream_chat.py": ["light", "tokens/s]"],
     "which_is_likelier.py": ["cup of gravel."],
 }
