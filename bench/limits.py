@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgelm.backends.base import Progress
 from edgelm.backends.cgroup import SYS
 from edgelm.bench.cpu_layout import last_level_cache_bytes, spread
-from edgelm.bench.limit_kernels import OPERAND_BYTES, READ_STEP, Function, compile_loops
+from edgelm.bench.limit_kernels import OPERAND_BYTES, READ_STEP, Compiled, compile_loops
 from edgelm.bench.record import Limits
 from edgelm.errors import InvalidRequestError, MeasurementError
 
@@ -51,11 +51,11 @@ def measure_limits(n_threads: int, progress: Progress | None = None, sys_root: P
     cache = last_level_cache_bytes(sys_root)
     threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
     say(f"memory bandwidth, {threads}")
-    reading = _read_rates(loops.read, n_threads, array_bytes(cache, psutil.virtual_memory().available, n_threads), cpus)
+    reading = _read_rates(loops, n_threads, array_bytes(cache, psutil.virtual_memory().available, n_threads), cpus)
     rates = {}
-    for instruction, multiply in loops.multiply:
+    for which, (instruction, _) in enumerate(loops.multiply):
         say(f"{instruction.name}, {threads}")
-        rates[instruction.name] = _multiply_rates(multiply, instruction.macs, n_threads, cpus)
+        rates[instruction.name] = _multiply_rates(loops, which, n_threads, cpus)
     best = max(rates, key=lambda name: rates[name].max())
     return Limits(
         n_threads=n_threads,
@@ -108,38 +108,35 @@ def array_bytes(cache: int | None, free: int, n_threads: int) -> int:
     return size // unit * unit
 
 
-def _read_rates(read: Function, n_threads: int, size: int, cpus: Sequence[int] | None) -> NDArray[np.float64]:
+def _read_rates(loops: Compiled, n_threads: int, size: int, cpus: Sequence[int] | None) -> NDArray[np.float64]:
     """Bytes per second, by windows of time."""
     part = size // n_threads
     chunk = min(part, _READ_CHUNK) // READ_STEP * READ_STEP
-    with mmap.mmap(-1, size) as memory:
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)  # as the engine's own weights
-        array = (ctypes.c_char * size).from_buffer(memory)
-        base = ctypes.addressof(array)
-        try:
-            return _rates(
-                n_threads,
-                cpus,
-                prepare=lambda k: ctypes.memset(base + k * part, 1, part),
-                # one chunk after the other, and from the start again
-                work=lambda k, i: read(base + k * part + i * chunk % (part - chunk + 1) // READ_STEP * READ_STEP, chunk),
-                amount=chunk,
-                seconds=_READ_S,
-            )
-        finally:
-            del array  # the mapping cannot be closed while a view of it lives
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)  # as the engine's own weights
+    # After Ctrl-C a thread may still read for a moment: what the threads call holds the loops' code and the array, and this the mapping.
+    array = (ctypes.c_char * size).from_buffer(memory)
+
+    def prepare(k: int) -> None:
+        ctypes.memset(ctypes.addressof(array) + k * part, 1, part)
+
+    def work(k: int, i: int) -> None:
+        """One chunk after the other, and from the start again."""
+        loops.read(ctypes.addressof(array) + k * part + i * chunk % (part - chunk + 1) // READ_STEP * READ_STEP, chunk)
+
+    return _rates(n_threads, cpus, prepare, work, amount=chunk, seconds=_READ_S)
 
 
-def _multiply_rates(multiply: Function, macs: int, n_threads: int, cpus: Sequence[int] | None) -> NDArray[np.float64]:
+def _multiply_rates(loops: Compiled, which: int, n_threads: int, cpus: Sequence[int] | None) -> NDArray[np.float64]:
     """Multiplications per second, by windows of time."""
     operands = np.random.default_rng(0).integers(0, 16, (n_threads, OPERAND_BYTES), np.uint8)
     return _rates(
         n_threads,
         cpus,
         prepare=lambda _k: None,
-        work=lambda k, _i: multiply(operands[k].ctypes.data, _ROUNDS),
-        amount=_ROUNDS * macs,
+        work=lambda k, _i: loops.multiply[which][1](operands[k].ctypes.data, _ROUNDS),
+        amount=_ROUNDS * loops.multiply[which][0].macs,
         seconds=_MULTIPLY_S,
     )
 
@@ -166,6 +163,7 @@ def _rates(
     stamps: list[list[float]] = [[] for _ in range(n_threads)]
     failures: list[OSError] = []
     barrier = threading.Barrier(n_threads)
+    is_over = threading.Event()
 
     def run(k: int) -> None:
         try:
@@ -181,15 +179,19 @@ def _rates(
             return
         own = stamps[k]
         own.append(time.perf_counter())
-        while own[-1] < own[0] + seconds:
+        while own[-1] < own[0] + seconds and not is_over.is_set():
             work(k, len(own) - 1)
             own.append(time.perf_counter())
 
     threads = [threading.Thread(target=run, args=(k,), name=f"limits-{k}") for k in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        is_over.set()  # after Ctrl-C
+        barrier.abort()
     if failures:
         raise MeasurementError(f"the threads could not be bound to cores ({failures[0]}); try again")
     return rates_by_window(stamps, amount)

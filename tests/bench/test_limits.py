@@ -1,3 +1,4 @@
+import signal
 import threading
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def test_it_tells_what_it_measures_and_leaves_the_process_as_it_was(tmp_path: Pa
     assert "memory bandwidth" in lines[0]
     assert any(one.instruction in line for line in lines)
     assert one.cache_bytes is None  # there is no sysfs under this root
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="the system sends no signal to a thread")
+def test_ctrl_c_ends_it_at_once_and_harms_nothing() -> None:
+    main = threading.main_thread().ident or 0
+    ctrl_c = threading.Timer(0.4, lambda: signal.pthread_kill(main, signal.SIGINT))  # while memory is read
+    ctrl_c.start()
+    with pytest.raises(KeyboardInterrupt):
+        measure_limits(2)
+    for thread in threading.enumerate():
+        if thread.name.startswith("limits-"):
+            thread.join(1.0)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("limits-")]
 
 
 def test_no_threads_is_refused() -> None:
