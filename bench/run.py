@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgelm.bench.interleave import Interleaving, Progress, Workload
 from edgelm.bench.limits import measure_limits, merge_limits
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.model_facts import describe_model
-from edgelm.bench.power.base import AbsentMeter, Meter
 from edgelm.bench.power.energy import energy_of
-from edgelm.bench.power.session import PowerSession
+from edgelm.bench.power.session import ANY_METER, PowerWishes
 from edgelm.bench.quality import QualityTest, qualities
 from edgelm.bench.record import EngineRun, Limits, Measurement, Quality, Record, State, Window
 from edgelm.bench.roofline import limit_share
 from edgelm.bench.run_clock import RunClock
 from edgelm.errors import EdgeLMError
-
-
-@dataclass(frozen=True)
-class PowerWishes:
-    """How power is measured.
-
-    Attributes:
-        meters: addresses of network meters, beside those that are found here.
-        assumed_w: watts noted as an assumption.
-        idle_s: seconds of rest before and after; None for 10 with a meter and none without.
-        found: meters that were found already; None to look for them.
-    """
-
-    meters: tuple[str, ...] = ()
-    assumed_w: float | None = None
-    idle_s: float | None = None
-    found: Sequence[Meter | AbsentMeter] | None = None
 
 
 def run_benchmark(
@@ -43,7 +25,7 @@ def run_benchmark(
     settings: Mapping[str, object],
     progress: Progress,
     *,
-    power: PowerWishes = PowerWishes(),
+    power: PowerWishes = ANY_METER,
     quality: QualityTest | None = None,
     is_random: bool = False,
     with_limits: bool = True,
@@ -61,7 +43,7 @@ def run_benchmark(
         EdgeLMError: the model cannot be read at all, a meter that was named does not answer, or the settings make no sense.
     """
     clock = RunClock.start()
-    with PowerSession(clock.origin, power.meters, power.assumed_w, power.found) as session:
+    with power.session(clock.origin) as session:
         progress(f"reading {path.name}", 0.0)
         model = describe_model(path)
         if quality is not None:
@@ -94,7 +76,7 @@ def run_benchmark(
         id=clock.id,
         started=clock.started,
         machine=describe_machine(),
-        settings={name: str(value) for name, value in settings.items()},
+        settings={name: str(value) for name, value in settings.items()} | power.settings(),
         model=replace(model, is_random=is_random or model.is_random),
         state=state,
         reason=reason,

@@ -16,7 +16,7 @@ from edgelm.bench.engine_process import EngineProcess
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.model_facts import describe_model
 from edgelm.bench.power.energy import energy_of
-from edgelm.bench.power.session import PowerSession
+from edgelm.bench.power.session import ANY_METER, PowerWishes
 from edgelm.bench.record import Conditions, EngineRun, Power, Record, State, Sustain, Trial, Window
 from edgelm.bench.run_clock import RunClock
 from edgelm.bench.throttling import Round, judge_speed
@@ -65,19 +65,14 @@ def measure_sustain(
     test: SustainTest,
     progress: Progress,
     *,
+    power: PowerWishes = ANY_METER,
     is_random: bool = False,
-    meters: Sequence[str] = (),
-    assumed_w: float | None = None,
-    idle_s: float | None = None,
 ) -> Record:
     """Measure, and return the record: also after Ctrl-C or when the engine fails half way, with everything measured until then.
 
     Args:
         progress: called with what is being done and the fraction that is done.
         is_random: whether the model's weights are random.
-        meters: addresses of network meters.
-        assumed_w: watts noted as an assumption.
-        idle_s: seconds of rest before and after; None for 10 with a meter and none without.
 
     Raises:
         EdgeLMError: the model cannot be read or opened.
@@ -87,9 +82,9 @@ def measure_sustain(
     model = replace(describe_model(test.path), is_random=is_random)
     state: State = "complete"
     reason = ""
-    with PowerSession(clock.origin, meters, assumed_w) as session:
+    with power.session(clock.origin) as session:
         progress("resting", 0.0)
-        session.idle(idle_s)
+        session.idle(power.idle_s)
         decoding = _Decoding(test, clock.origin, progress)
         try:
             decoding.run()
@@ -101,23 +96,23 @@ def measure_sustain(
             state, reason = "failed", str(error)
         if state == "complete":
             with contextlib.suppress(KeyboardInterrupt):  # what was measured is more than the rest
-                session.idle(idle_s)
+                session.idle(power.idle_s)
     engine = replace(decoding.engine, state=state, reason=reason) if decoding.engine else None
-    power = session.power()
+    watts = session.power()
     return Record(
         kind="sustain",
         id=clock.id,
         started=clock.started,
         machine=describe_machine(),
-        settings={name: str(value) for name, value in vars(test).items()},
+        settings={name: str(value) for name, value in vars(test).items()} | power.settings(),
         model=model,
         seconds=clock.seconds,
         clock_step_s=clock.step_s,
         state=state,
         reason=reason,
         engines=(engine,) if engine else (),
-        power=power,
-        sustain=(_judged(test, decoding, engine, power),) if engine else (),
+        power=watts,
+        sustain=(_judged(test, decoding, engine, watts),) if engine else (),
     )
 
 

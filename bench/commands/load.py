@@ -12,6 +12,7 @@ from edgelm.bench.commands import options
 from edgelm.bench.commands.outcome import finish, with_progress_bar
 from edgelm.bench.load.client import Endpoint, Server
 from edgelm.bench.load.run import LoadTest, measure_load
+from edgelm.bench.power.session import PowerWishes
 from edgelm.errors import InvalidRequestError
 
 
@@ -65,9 +66,8 @@ def load(
         same_prompt=same_prompt,
         local=local,
     )
-    record = with_progress_bar(
-        lambda progress: measure_load(test, progress, meters=meter or (), assumed_w=estimate_tdp, idle_s=idle_seconds)
-    )
+    power = PowerWishes(tuple(meter or ()), estimate_tdp, idle_seconds)
+    record = with_progress_bar(lambda progress: measure_load(test, progress, power))
     finish(record, json_file, html, history)
 
 

@@ -12,8 +12,9 @@ from edgelm.bench.commands import options
 from edgelm.bench.commands.outcome import finish, with_progress_bar
 from edgelm.bench.contestants import PEERS
 from edgelm.bench.interleave import Workload
+from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.quality import QualityTest
-from edgelm.bench.run import PowerWishes, run_benchmark
+from edgelm.bench.run import run_benchmark
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.catalogue import resolve_model
 

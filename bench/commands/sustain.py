@@ -11,6 +11,7 @@ from edgelm.backends.cpu.topology import choose_threads
 from edgelm.bench.commands import options
 from edgelm.bench.commands.outcome import finish, with_progress_bar
 from edgelm.bench.contestants import PEERS
+from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.sustain import SustainTest, measure_sustain
 
 
@@ -35,9 +36,6 @@ def sustain(
     path = options.model_path(model, shape, format_name)
     duration = minutes * 60 if seconds is None else seconds
     test = SustainTest(path, backend, threads or choose_threads().n_threads, duration, depth, precision)
-    record = with_progress_bar(
-        lambda progress: measure_sustain(
-            test, progress, is_random=bool(shape), meters=meter or (), assumed_w=estimate_tdp, idle_s=idle_seconds
-        )
-    )
+    power = PowerWishes(tuple(meter or ()), estimate_tdp, idle_seconds)
+    record = with_progress_bar(lambda progress: measure_sustain(test, progress, power=power, is_random=bool(shape)))
     finish(record, json_file, html, history)

@@ -19,7 +19,7 @@ from edgelm.bench.load.notes import level_notes
 from edgelm.bench.load.prompts import Prompts
 from edgelm.bench.machine import describe_machine
 from edgelm.bench.power.energy import energy_of
-from edgelm.bench.power.session import PowerSession
+from edgelm.bench.power.session import ANY_METER, PowerWishes
 from edgelm.bench.record import Load, LoadLevel, Power, Record, State
 from edgelm.bench.run_clock import RunClock
 from edgelm.errors import InvalidRequestError
@@ -78,16 +78,12 @@ class LoadTest:
         return Bounds(n_requests, self.seconds, self.in_flight)
 
 
-def measure_load(
-    test: LoadTest, progress: Progress, *, meters: Sequence[str] = (), assumed_w: float | None = None, idle_s: float | None = None
-) -> Record:
+def measure_load(test: LoadTest, progress: Progress, power: PowerWishes = ANY_METER) -> Record:
     """Measure, and return the record: also after Ctrl-C or when requests fail, with everything measured until then.
 
     Args:
         progress: called with what is being done and the fraction that is done.
-        meters: addresses of network meters.
-        assumed_w: watts noted as an assumption.
-        idle_s: seconds of rest before and after; None for 10 with a meter and none without; the server is meant to be open in them.
+        power: the server is meant to be open, and idle, in the rests before and after.
 
     Raises:
         MeasurementError: the server cannot be reached, or refuses such requests.
@@ -95,28 +91,28 @@ def measure_load(
     clock = RunClock.start()
     local = is_this_machine(test.server.url) if test.local is None else test.local
     levels: list[LoadLevel] = []
-    with PowerSession(clock.origin, meters, assumed_w) as session:
+    with power.session(clock.origin) as session:
         progress("resting", 0.0)
-        session.idle(idle_s if local else 0.0)
+        session.idle(power.idle_s if local else 0.0)
         server = asyncio.run(_run_levels(test, clock.origin, levels, progress))
         if levels[-1].state != "interrupted":
             with contextlib.suppress(KeyboardInterrupt):  # what was measured is more than the rest
-                session.idle(idle_s if local else 0.0)
+                session.idle(power.idle_s if local else 0.0)
     load = Load(server.base, server.model, test.n_prompt, server.n_generate, test.ttft_target_s, test.tpot_target_s, ())
-    power = session.power()
-    load = replace(load, levels=tuple(_judged(load, level, power, local) for level in levels))
+    watts = session.power()
+    load = replace(load, levels=tuple(_judged(load, level, watts, local) for level in levels))
     state, reason = _state(test, load.levels)
     return Record(
         kind="load",
         id=clock.id,
         started=clock.started,
         machine=describe_machine(),
-        settings=_settings(test, server, local),
+        settings=_settings(test, server, local) | power.settings(),
         seconds=clock.seconds,
         clock_step_s=clock.step_s,
         state=state,
         reason=reason,
-        power=power,
+        power=watts,
         load=load,
     )
 

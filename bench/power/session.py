@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from edgelm.bench.power.base import AbsentMeter, Meter
@@ -17,6 +18,35 @@ from edgelm.errors import InvalidRequestError
 
 IDLE_S = 10.0
 """Rest before and after a measurement, if there is a meter to read."""
+
+
+@dataclass(frozen=True)
+class PowerWishes:
+    """How power is measured.
+
+    Attributes:
+        meters: addresses of network meters, beside those that are found here.
+        assumed_w: watts noted as an assumption.
+        idle_s: seconds of rest before and after; None for 10 with a meter and none without.
+        found: meters that were found already; None to look for them.
+    """
+
+    meters: tuple[str, ...] = ()
+    assumed_w: float | None = None
+    idle_s: float | None = None
+    found: Sequence[Meter | AbsentMeter] | None = None
+
+    def session(self, origin: float) -> PowerSession:
+        """The meters of a record that began at `origin`; see PowerSession for what it raises."""
+        return PowerSession(origin, self.meters, self.assumed_w, self.found)
+
+    def settings(self) -> dict[str, str]:
+        """What is worth keeping in a record."""
+        return {"meters": ", ".join(self.meters), "idle_s": str(self.idle_s)}
+
+
+ANY_METER = PowerWishes()
+"""Whatever meter is found here."""
 
 
 class PowerSession:

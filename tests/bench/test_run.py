@@ -16,10 +16,11 @@ from edgelm.bench.figures import speeds
 from edgelm.bench.interleave import Workload
 from edgelm.bench.power.base import AbsentMeter
 from edgelm.bench.power.discover import discover
+from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.quality import QualityTest
 from edgelm.bench.record import Record
 from edgelm.bench.record_file import decode_record, encode_record
-from edgelm.bench.run import PowerWishes, run_benchmark
+from edgelm.bench.run import run_benchmark
 from edgelm.errors import InvalidRequestError, ModelFileError
 
 NO_METER = PowerWishes(found=[AbsentMeter("rapl", "no /sys/class/powercap", "measure on the machine itself")])

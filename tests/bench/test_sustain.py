@@ -12,6 +12,7 @@ import psutil
 import pytest
 from tiny_models import write_tiny
 
+from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.record import Record
 from edgelm.bench.record_file import read_record, write_record
 from edgelm.bench.sustain import SustainTest, measure_sustain
@@ -26,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(model: Path, backend: str = "cpu", seconds: float = 1.0, depth: int = 16) -> Record:
-    return measure_sustain(SustainTest(model, backend, 1, seconds, depth), lambda _text, _done: None, idle_s=0)
+    return measure_sustain(SustainTest(model, backend, 1, seconds, depth), lambda _text, _done: None, power=PowerWishes(idle_s=0))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "llama.cpp"])
@@ -63,7 +64,7 @@ def test_an_engine_that_dies_leaves_what_it_decoded(model: Path) -> None:
                 if "edgelm.bench.worker" in child.cmdline():
                     child.kill()
 
-    record = measure_sustain(SustainTest(model, "cpu", 1, 60, 16), kill_in_the_second_round, idle_s=0)
+    record = measure_sustain(SustainTest(model, "cpu", 1, 60, 16), kill_in_the_second_round, power=PowerWishes(idle_s=0))
     assert record.state == "failed"
     assert "SIGKILL" in record.reason
     (run,) = record.sustain
@@ -92,7 +93,7 @@ def test_ctrl_c_keeps_what_was_measured(model: Path) -> None:
         if n_lines == 2:
             signal.raise_signal(signal.SIGINT)
 
-    record = measure_sustain(SustainTest(model, "cpu", 1, 60, 16), interrupt_in_the_third_round, idle_s=0)
+    record = measure_sustain(SustainTest(model, "cpu", 1, 60, 16), interrupt_in_the_third_round, power=PowerWishes(idle_s=0))
     assert record.state == "interrupted"
     assert "Ctrl-C" in record.reason
     assert len(record.sustain[0].rounds) == 2

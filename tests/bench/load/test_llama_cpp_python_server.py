@@ -15,6 +15,7 @@ from tiny_models import write_tiny
 from edgelm.bench.load.client import Endpoint, Server
 from edgelm.bench.load.goodput import level_figures
 from edgelm.bench.load.run import LoadTest, measure_load
+from edgelm.bench.power.session import PowerWishes
 
 pytest.importorskip("starlette_context", reason="llama-cpp-python's server is not installed (pip install 'llama-cpp-python[server]')")
 
@@ -52,7 +53,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize(("endpoint", "load"), [("chat", {"concurrency": (1, 3)}), ("completions", {"rates": (20.0,)})])
 def test_a_load_test(url: str, endpoint: Endpoint, load: dict[str, tuple[float, ...]]) -> None:
     server = Server(url, endpoint, n_generate=24, timeout_s=60)
-    record = measure_load(LoadTest(server, **load, n_prompt=8, n_requests=6), lambda _text, _done: None, idle_s=0)
+    record = measure_load(LoadTest(server, **load, n_prompt=8, n_requests=6), lambda _text, _done: None, PowerWishes(idle_s=0))
     assert record.state == "complete"
     assert record.load.model.endswith("tiny.gguf")
     for level in record.load.levels:

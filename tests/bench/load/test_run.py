@@ -10,6 +10,7 @@ from scripted_server import LATE_S, N_TOKENS, ScriptedServer
 from edgelm.bench.load.client import Server
 from edgelm.bench.load.goodput import level_figures
 from edgelm.bench.load.run import LoadTest, is_this_machine, measure_load
+from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.record import Record
 from edgelm.bench.record_file import encode_record, read_record, write_record
 from edgelm.errors import InvalidRequestError, MeasurementError
@@ -17,7 +18,9 @@ from edgelm.errors import InvalidRequestError, MeasurementError
 
 def _measure(url: str, script: str = "good", **changes: object) -> Record:
     fields = {"concurrency": (1, 2), "n_prompt": 4, "n_requests": 4} | changes
-    return measure_load(LoadTest(Server(url, model=script, timeout_s=20, key="sk-secret"), **fields), lambda _text, _done: None, idle_s=0)
+    return measure_load(
+        LoadTest(Server(url, model=script, timeout_s=20, key="sk-secret"), **fields), lambda _text, _done: None, PowerWishes(idle_s=0)
+    )
 
 
 def test_a_record_of_levels(tmp_path: Path) -> None:
