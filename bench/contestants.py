@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 
 import edgelm
+from edgelm.backends.base import Backend
+from edgelm.backends.llamacpp_layout import bytes_per_token, read_layout
 from edgelm.backends.registry import find_engine, open_backend
 from edgelm.bench.record import EngineRun
 from edgelm.bench.runner import BackendRunner, Runner
 from edgelm.errors import InvalidRequestError
+from edgelm.quant.blocks import F16
+from edgelm.quant.open_model import open_model
+from edgelm.runtime.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,18 @@ class Peer:
     Attributes:
         target: "module:class" of a Runner that takes a model's path, threads and tokens of context.
         package: whose version computes.
+        is_llama_cpp: whether it is llama.cpp with its own defaults.
     """
 
     target: str
     package: str
+    is_llama_cpp: bool = False
 
 
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {
-        "llama.cpp": Peer("edgelm.bench.llamacpp_peer:LlamaCppPeer", "llama-cpp-python"),
-        "llama-cpp-python": Peer("edgelm.bench.llama_cpp_python_peer:LlamaCppPythonPeer", "llama-cpp-python"),
+        "llama.cpp": Peer("edgelm.bench.llamacpp_peer:LlamaCppPeer", "llama-cpp-python", is_llama_cpp=True),
+        "llama-cpp-python": Peer("edgelm.bench.llama_cpp_python_peer:LlamaCppPythonPeer", "llama-cpp-python", is_llama_cpp=True),
         "onnxruntime-genai": Peer("edgelm.bench.genai_peer:GenAIPeer", "onnxruntime-genai"),
     }
 )
@@ -76,18 +84,64 @@ def load_code(contestant: Contestant) -> None:
     import_module(target.partition(":")[0])
 
 
-def open_runner(contestant: Contestant, progress: Callable[[str], None]) -> tuple[Runner, EngineRun]:
-    """Open the model, and say what the engine says of itself.
+@dataclass(frozen=True)
+class Opened:
+    """An engine that is ready.
+
+    Attributes:
+        engine: what it says of itself.
+        files: files or folders that it read.
+        is_plain_llama_cpp: whether it is llama.cpp on the CPU by its defaults, whose sizes with_sizes knows.
+    """
+
+    runner: Runner
+    engine: EngineRun
+    files: tuple[Path, ...]
+    is_plain_llama_cpp: bool = False
+
+
+def open_runner(contestant: Contestant, progress: Callable[[str], None]) -> Opened:
+    """Open the model.
 
     Raises:
         BackendUnavailableError: the engine or program is not installed or does not run here.
         EdgeLMError: as the engine finds the model.
     """
-    if contestant.is_peer:
-        peer = PEERS[contestant.name]
-        module, _, name = peer.target.partition(":")
-        runner: Runner = getattr(import_module(module), name)(contestant.model, contestant.n_threads, contestant.n_ctx)
-        return runner, EngineRun(contestant.name, contestant.n_threads, is_peer=True, version=_version(peer.package))
+    return _open_peer(contestant) if contestant.is_peer else _open_engine(contestant, progress)
+
+
+def _open_peer(contestant: Contestant) -> Opened:
+    peer = PEERS[contestant.name]
+    module, _, name = peer.target.partition(":")
+    runner: Runner = getattr(import_module(module), name)(contestant.model, contestant.n_threads, contestant.n_ctx)
+    engine = EngineRun(contestant.name, contestant.n_threads, is_peer=True, version=f"{peer.package} {_version(peer.package)}")
+    return Opened(runner, engine, (contestant.model,), peer.is_llama_cpp and not _computes_on_gpu())
+
+
+def _computes_on_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU, to which its defaults then give all layers."""
+    from llama_cpp import llama_cpp
+
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def with_sizes(engine: EngineRun, path: Path) -> EngineRun:
+    """What llama.cpp does by its defaults: a KV cache in float16, and int8 activations in products with quantized weights.
+
+    Not for the engine's own process, of whose time and memory reading the file would be a part.
+    """
+    with closing(open_model(path)) as file:
+        is_quantized = any(len(tensor.shape) > 1 and tensor.format.n_elements > 1 for tensor in file.tensors.values())
+        return replace(
+            engine,
+            precision="int8" if is_quantized else "",
+            weight_bytes=sum(tensor.data.nbytes for tensor in file.tensors.values()),
+            bytes_per_token=bytes_per_token(file),
+            kv_bytes_per_token=read_layout(file).kv_bytes(F16, F16),
+        )
+
+
+def _open_engine(contestant: Contestant, progress: Callable[[str], None]) -> Opened:
     # The context of an exported folder is what it was exported with.
     n_ctx = None if contestant.model.is_dir() and contestant.name == "onnx" else contestant.n_ctx
     backend = open_backend(
@@ -97,6 +151,7 @@ def open_runner(contestant: Contestant, progress: Callable[[str], None]) -> tupl
         n_ctx=n_ctx,
         precision=contestant.precision,
         progress=progress,
+        cache_folder=read_settings().home,
         options=contestant.options,
     )
     info = backend.info
@@ -104,7 +159,7 @@ def open_runner(contestant: Contestant, progress: Callable[[str], None]) -> tupl
         backend.close()
         raise InvalidRequestError(f"{contestant.model} holds {info.n_ctx} tokens, but {contestant.n_ctx} are measured; ask for fewer")
     package = _COMPUTES.get(contestant.name)
-    return BackendRunner(backend), EngineRun(
+    engine = EngineRun(
         contestant.name,
         info.n_threads,
         version=f"{package} {_version(package)}" if package else f"edgelm {edgelm.__version__}",
@@ -114,6 +169,16 @@ def open_runner(contestant: Contestant, progress: Callable[[str], None]) -> tupl
         kv_bytes_per_token=info.kv_bytes_per_token,
         providers=dict(info.providers),
     )
+    return Opened(BackendRunner(backend), engine, (_source(contestant, backend),))
+
+
+def _source(contestant: Contestant, backend: Backend) -> Path:
+    """What the engine reads when it opens the model: of ONNX Runtime not the model, but the folder that it was exported to."""
+    if contestant.name != "onnx":
+        return contestant.model
+    from edgelm.backends.onnx.engine import ONNXBackend
+
+    return backend.folder if isinstance(backend, ONNXBackend) else contestant.model
 
 
 def _version(package: str) -> str:

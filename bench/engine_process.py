@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edgelm.bench.contestants import Contestant
+from edgelm.bench.contestants import Contestant, with_sizes
 from edgelm.bench.record import EngineRun, Opening, Phase, Trial
 from edgelm.errors import InvalidRequestError, MeasurementError
 
@@ -38,6 +39,8 @@ class EngineProcess:
         self._contestant = contestant
         self._origin = origin
         self._progress = progress
+        self.files: tuple[Path, ...] = ()
+        """Files and folders that the engine read, once it is open."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         answers, theirs = os.pipe()
         self._spawned = time.perf_counter()
@@ -69,7 +72,9 @@ class EngineProcess:
         answer = self._ask({"contestant": fields, "n_prompt": n_prompt})
         ready, opened, first = (answer[name] - self._origin for name in ("ready", "opened", "first_token"))
         opening = Opening(self._spawned - self._origin, ready, opened, first, n_prompt, peak_rss_bytes=answer["peak_rss"])
-        return opening, EngineRun(**(answer["engine"] | {"openings": ()}))
+        self.files = tuple(map(Path, answer["files"]))
+        engine = EngineRun(**(answer["engine"] | {"openings": ()}))
+        return opening, with_sizes(engine, self._contestant.model) if answer["is_plain_llama_cpp"] else engine
 
     def hold(self, n_tokens: int) -> None:
         """Make the context hold so many tokens; not part of any trial."""
@@ -80,6 +85,9 @@ class EngineProcess:
         if n_prompt + n_generate < 1 or (phase != "decode" and n_prompt < 1) or (phase != "prefill" and n_generate < 1):
             raise InvalidRequestError(f"a trial of {phase} with {n_prompt} prompt tokens and {n_generate} generated ones measures nothing")
         answer = self._ask({"do": "trial", "phase": phase, "n_prompt": n_prompt, "n_generate": n_generate})
+        wanted = 1 if phase == "prefill" else n_generate
+        if len(answer["stamps"]) != wanted:
+            raise MeasurementError(f"{self._contestant.name} gave {len(answer['stamps'])} of {wanted} tokens")
         counts = {name: answer[name] for name in ("minor_faults", "major_faults", "switches")}
         return Trial(answer["start"] - self._origin, tuple(stamp - self._origin for stamp in answer["stamps"]), **counts)
 

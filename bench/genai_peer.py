@@ -28,6 +28,10 @@ class GenAIPeer:
             import onnxruntime_genai
         except ImportError as error:
             raise BackendUnavailableError(f"onnxruntime-genai is not installed ({error}); pip install onnxruntime-genai") from None
+        if not (path / "genai_config.json").is_file():
+            raise ModelFileError(
+                f"onnxruntime-genai reads folders that edgelm exported for the CPU, and {path} is none: edgelm export MODEL OUT"
+            )
         self._api: Any = onnxruntime_genai
         self._n_ctx = n_ctx
         threads = {"intra_op_num_threads": n_threads, "inter_op_num_threads": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -126,14 +126,27 @@ class _Lane:
     """One engine in the race."""
 
     engine: EngineRun
+    files: tuple[Path, ...] = ()
     process: EngineProcess | None = None
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """What goes wrong inside is this engine's failure."""
+        try:
+            yield
+        except EdgeLMError as error:
+            self.fail(error)
+
+    def note(self, opening: Opening, engine: EngineRun, cached: float | None) -> None:
+        """Keep an opening that began with so much of the files in the page cache."""
+        self.engine = replace(engine, openings=(*self.engine.openings, replace(opening, cached=cached)))
 
     def fail(self, error: EdgeLMError) -> None:
         """Take it out of the race; the others go on."""
         self.engine = replace(self.engine, state="failed", reason=str(error))
-        if self.process is not None:
-            self.process.kill()
-        self.process = None
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
 
 
 class Interleaving:
@@ -168,12 +181,10 @@ class Interleaving:
         try:
             if self._workload.n_cold:
                 for lane, contestant in zip(lanes, contestants, strict=True):
-                    self._open_once(lane, contestant, f"preparing {contestant.name}", is_cold=False)
-                for lane in lanes:
-                    lane.engine = replace(lane.engine, openings=())  # a first opening may export the model or compile kernels
+                    self._prepare(lane, contestant)
             for turn in range(self._workload.n_cold):
                 for lane, contestant in zip(lanes, contestants, strict=True):
-                    self._open_once(lane, contestant, f"{contestant.name}, cold start {turn + 1} of {self._workload.n_cold}", is_cold=True)
+                    self._start_cold(lane, contestant, f"{contestant.name}, cold start {turn + 1} of {self._workload.n_cold}")
             with ExitStack() as stack:
                 for lane, contestant in zip(lanes, contestants, strict=True):
                     self._enter(lane, contestant, stack)
@@ -181,38 +192,47 @@ class Interleaving:
                 for case in self._workload.cases:
                     self._measure(case, n_threads, lanes)
                 for lane in lanes:
-                    if lane.process is not None:
-                        lane.engine = replace(lane.engine, peak_rss_bytes=lane.process.peak_rss_bytes())
+                    self._note_peak(lane)
         except KeyboardInterrupt:
             for lane in lanes:
                 if lane.engine.state == "complete":
-                    lane.engine = replace(lane.engine, state="interrupted")
+                    lane.engine = replace(lane.engine, state="interrupted", reason="ended by Ctrl-C")
             raise
         finally:
             self.engines += [lane.engine for lane in lanes]
 
-    def _open_once(self, lane: _Lane, contestant: Contestant, what: str, *, is_cold: bool) -> None:
+    def _prepare(self, lane: _Lane, contestant: Contestant) -> None:
+        """A first opening, which may export the model or compile kernels, so it is no start that counts."""
+        with lane.failing(), self._process(contestant, f"preparing {contestant.name}") as process:
+            _, lane.engine = process.open(self._n_first)
+            lane.files = process.files
+
+    def _start_cold(self, lane: _Lane, contestant: Contestant, what: str) -> None:
         if lane.engine.state == "failed":
             return
-        files = _files_of(contestant)
-        if is_cold:
-            evict(files)
-        cached = cached_fraction(files)
-        try:
+        with lane.failing():
+            evict(lane.files)
+            cached = cached_fraction(lane.files)
             with self._process(contestant, what) as process:
-                self._note(lane, *process.open(self._n_first), cached)
-        except EdgeLMError as error:
-            lane.fail(error)
+                lane.note(*process.open(self._n_first), cached)
 
     def _enter(self, lane: _Lane, contestant: Contestant, stack: ExitStack) -> None:
         if lane.engine.state == "failed":
             return
-        cached = cached_fraction(_files_of(contestant))
-        lane.process = stack.enter_context(self._process(contestant, f"opening {contestant.name}"))
-        try:
-            self._note(lane, *lane.process.open(self._n_first), cached)
-        except EdgeLMError as error:
-            lane.fail(error)
+        with lane.failing():
+            cached = cached_fraction(lane.files)
+            lane.process = stack.enter_context(self._process(contestant, f"opening {contestant.name}"))
+            opening, engine = lane.process.open(self._n_first)
+            if self._workload.n_cold:
+                lane.note(opening, engine, cached)
+            else:  # nothing was prepared, so it is not known what this opening did beside opening
+                lane.engine = engine
+
+    @staticmethod
+    def _note_peak(lane: _Lane) -> None:
+        if lane.process is not None:
+            with lane.failing():
+                lane.engine = replace(lane.engine, peak_rss_bytes=lane.process.peak_rss_bytes())
 
     def _process(self, contestant: Contestant, what: str) -> EngineProcess:
         where = f"{what}, {_threads(contestant.n_threads)}"
@@ -223,10 +243,6 @@ class Interleaving:
     def _n_first(self) -> int:
         """Tokens of an opening's first prompt."""
         return self._workload.prompts[0] if self._workload.prompts else 1
-
-    @staticmethod
-    def _note(lane: _Lane, opening: Opening, engine: EngineRun, cached: float | None) -> None:
-        lane.engine = replace(engine, openings=(*lane.engine.openings, replace(opening, cached=cached)))
 
     def _measure(self, case: Case, n_threads: int, lanes: list[_Lane]) -> None:
         racing = [lane for lane in lanes if lane.process is not None]
@@ -250,7 +266,8 @@ class Interleaving:
             self._done = start + case.weight * (self._workload.repeat + 1)
             for lane in racing:
                 state: State = "failed" if lane.process is None else "interrupted" if interrupted else "complete"
-                measurement = replace(found[lane.engine.engine], state=state, reason=lane.engine.reason)
+                reason = "ended by Ctrl-C" if state == "interrupted" else lane.engine.reason
+                measurement = replace(found[lane.engine.engine], state=state, reason=reason)
                 if measurement.trials or state == "failed":
                     self.measurements.append(measurement)
 
@@ -275,17 +292,6 @@ class Interleaving:
             return False
         half = median_interval(speeds(measurement)).half_width
         return half is not None and half <= self._workload.within
-
-
-def _files_of(contestant: Contestant) -> list[Path]:
-    """The files that the engine reads to open the model."""
-    if contestant.name != "onnx" or contestant.model.is_dir():
-        return [contestant.model]
-    from edgelm.backends.onnx.engine import export_folder
-    from edgelm.runtime.settings import read_settings
-
-    exports = export_folder(read_settings().home)
-    return [exports] if exports.is_dir() else []
 
 
 def _threads(n: int) -> str:

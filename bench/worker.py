@@ -40,12 +40,14 @@ def _answers(send: Callable[[Answer], None]) -> Iterator[Answer]:
         contestant = Contestant(**(request["contestant"] | {"model": Path(request["contestant"]["model"])}))
         load_code(contestant)
         ready = time.perf_counter()
-        runner, engine = open_runner(contestant, lambda line: send({"progress": line}))
-        opened = time.perf_counter()
+        found = open_runner(contestant, lambda line: send({"progress": line}))
+        runner, opened = found.runner, time.perf_counter()
         runner.hold(())
         runner.prefill(prompt_tokens(request["n_prompt"], runner.n_vocab))
         first_token = time.perf_counter()
-        yield {"ready": ready, "opened": opened, "first_token": first_token, "peak_rss": peak_rss(), "engine": asdict(engine)}
+        times = {"ready": ready, "opened": opened, "first_token": first_token}
+        what = {"engine": asdict(found.engine), "is_plain_llama_cpp": found.is_plain_llama_cpp}
+        yield times | what | {"peak_rss": peak_rss(), "files": [str(path.absolute()) for path in found.files]}
         for line in sys.stdin:
             yield _serve(runner, json.loads(line))
     except EdgeLMError as error:

@@ -68,6 +68,8 @@ class ONNXBackend:
         settings = _settings(options, manifest.target, n_threads)
         n_ctx = n_ctx or (manifest.n_ctx if isinstance(file, ExportedFolder) else min(config.n_ctx_train, DEFAULT_N_CTX))
         self._decoder = _open_decoder(folder, settings, n_ctx)
+        self.folder = folder.path
+        """Of the graphs: the exported folder that was given, or to which the model was exported."""
         file.close()
         self._slots = Slots()
         self._lock = threading.Lock()

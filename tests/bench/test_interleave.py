@@ -9,6 +9,7 @@ from tiny_models import write_tiny
 
 from edgelm.bench.figures import speeds
 from edgelm.bench.interleave import Case, Interleaving, Workload
+from edgelm.bench.page_cache import cached_fraction
 from edgelm.errors import InvalidRequestError
 
 
@@ -104,6 +105,62 @@ def test_an_engine_that_dies_half_way_is_marked_and_the_others_go_on(model: Path
     assert failed.engine == "llamacpp"
     assert "SIGKILL" in failed.reason
     assert next(m for m in bench.measurements if m.state == "failed").reason == failed.reason
+
+
+def test_an_opening_that_may_have_exported_or_compiled_is_no_start(model: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    bench = Interleaving(model, Workload(("cpu", "llamacpp"), n_cold=1), 0.0, at("preparing llamacpp", interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert [(engine.state, engine.reason, engine.openings) for engine in bench.engines] == [("interrupted", "ended by Ctrl-C", ())] * 2
+    bench = Interleaving(model, Workload(prompts=(), n_generate=2, repeat=1, n_cold=0), 0.0, lambda _text, _done: None)
+    bench.run()
+    assert [(engine.state, engine.openings) for engine in bench.engines] == [("complete", ())]
+
+
+def test_cold_starts_of_onnx_are_of_its_own_export(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELM_HOME", str(tmp_path))
+    other = tmp_path / "onnx" / "another model" / "weights.bin"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(20 << 20))
+    bench = Interleaving(model, Workload(("onnx",), prompts=(), n_generate=2, repeat=1, n_cold=1), 0.0, lambda _text, _done: None)
+    bench.run()
+    (engine,) = bench.engines
+    cold, warm = engine.openings
+    assert len(list((tmp_path / "onnx").iterdir())) == 2, "the export is not where EDGELM_HOME says"
+    if cold.cached is None:
+        pytest.skip("the system does not tell what is in its page cache")
+    assert warm.cached > 0.95  # though most bytes of the folder of all exports are another model's
+    assert cached_fraction([other]) > 0.95  # which nobody threw out of the cache
+
+
+def test_an_engine_that_dies_at_the_end_is_marked(model: Path) -> None:
+    marks: list[float] = []
+
+    def kill_after_the_last_trial() -> None:
+        marks.append(0.0)
+        if len(marks) == 2 * 2 * 2:  # before and after each trial of two engines in the warm-up and one round
+            workers()[0].kill()
+
+    workload = Workload(("cpu", "llamacpp"), (), (1,), (), 2, repeat=1, n_cold=0)
+    bench = Interleaving(model, workload, 0.0, lambda _text, _done: None, kill_after_the_last_trial)
+    bench.run()
+    assert [(engine.engine, engine.state) for engine in bench.engines] == [("cpu", "failed"), ("llamacpp", "complete")]
+    assert all(m.state == "complete" for m in bench.measurements)
+
+
+@pytest.mark.parametrize("format_name", ["Q4_0", "F32"])
+def test_llama_cpp_as_a_peer_has_the_same_sizes_as_edgelm_s_engine_on_it(format_name: str, tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", "llama", format=format_name)
+    bench = Interleaving(model, Workload(("llamacpp",), ("llama.cpp",), (1,), (), 2, repeat=1, n_cold=0), 0.0, lambda _text, _done: None)
+    bench.run()
+    ours, peer = bench.engines
+    sizes = ("bytes_per_token", "kv_bytes_per_token", "weight_bytes")
+    assert [getattr(peer, name) for name in sizes] == [getattr(ours, name) for name in sizes]
+    assert peer.precision == {"Q4_0": "int8", "F32": ""}[format_name]
+    assert peer.version.startswith("llama-cpp-python ")
 
 
 def test_an_engine_that_cannot_open_the_model_is_marked(model: Path) -> None:
