@@ -41,10 +41,10 @@ def list_meters(meter: options.Meters = None, json_file: JsonOption = None) -> N
     found = _find(meter or ())
     absent = [entry for entry in found if isinstance(entry, AbsentMeter)]
     present = [entry for entry in found if not isinstance(entry, AbsentMeter)]
-    looks = _look_once(present)
+    looks, headline = _look_once(present)
     console = Console()
     if looks:
-        console.print(_list_table(looks))
+        console.print(_list_table(looks, headline))
     else:
         console.print("No power meter was found.")
     if absent:
@@ -62,7 +62,7 @@ def idle(
     console = Console()
     origin = time.perf_counter()
     with PowerSession(origin, meter or ()) as session, Console(stderr=True).status(f"resting for {seconds:g} s"):
-        session.idle(seconds)
+        session.idle(seconds if session.has_meter else 0.0)
     power = session.power()
     looks = [look(trace, time.perf_counter() - origin) for trace in power.traces]
     if looks:
@@ -109,8 +109,8 @@ def _find(addresses: Sequence[str]) -> list[Meter | AbsentMeter]:
     return [*found, *discover()]
 
 
-def _look_once(meters: Sequence[Meter]) -> list[Look]:
-    """Read for a moment: long enough that most meters have two values."""
+def _look_once(meters: Sequence[Meter]) -> tuple[list[Look], str | None]:
+    """Read for a moment, long enough that most meters have two values: the headline first, and its name."""
     origin = time.perf_counter()
     shortest, longest = _LOOK_S
     periods = [2.5 * entry.info.period_s for entry in meters]
@@ -119,18 +119,19 @@ def _look_once(meters: Sequence[Meter]) -> list[Look]:
     traces = judge_traces(sampler.traces())
     headline = choose_headline(traces)
     looks = [look(trace, time.perf_counter() - origin) for trace in traces]
-    return sorted(looks, key=lambda entry: entry.meter.name != headline)
+    return sorted(looks, key=lambda entry: entry.meter.name != headline), headline
 
 
-def _list_table(looks: Sequence[Look]) -> Table:
-    table = Table(title="Power meters", caption="the first one is what edgebench run takes energies from")
-    for heading in ("meter", "covers", "figures are", "new value", "uncertainty", "watts now"):
-        table.add_column(heading, justify="right" if heading in ("new value", "uncertainty", "watts now") else "left", overflow="fold")
+def _list_table(looks: Sequence[Look], headline: str | None) -> Table:
+    leads = f"energies are taken from {headline}" if headline else "energies are taken from none of these: they see parts of the machine"
+    table = Table(title="Power meters", caption=f"{leads}; ± is the relative uncertainty that its maker states")
+    for heading in ("meter", "covers", "figures are", "new every", "±", "watts now"):
+        table.add_column(heading, justify="right" if heading in ("new every", "±", "watts now") else "left", overflow="fold")
     for entry in looks:
         info = entry.meter
         uncertainty = "not stated" if info.uncertainty is None else f"{info.uncertainty:.1%}"
         shown = entry.problem or _watts(entry.watts)
-        table.add_row(info.name, _covers(info), info.kind, f"every {_period(info.period_s)}", uncertainty, shown)
+        table.add_row(info.name, _covers(info), info.kind, _period(info.period_s), uncertainty, shown)
     return table
 
 

@@ -7,7 +7,8 @@ The sampling's own uncertainty is told from the readings themselves:
                Brownian bridge, which is the uniform error's d^2 / 12 in the middle and nothing at a reading; and the energy of one
                period, by which the counter may be behind: a uniform error
     watts      the mean square of successive differences (von Neumann 1941) is twice the variance of what changes faster than the
-               meter shows; over n readings the mean has the variance msd / (2 n); the ends as above
+               meter shows; over n readings the mean has the variance msd / (2 n); the ends as above; and the greatest difference it would
+               make if all readings came late by up to two periods: many a meter shows the mean of a period, until the next one is over
 
 What cannot be told within 10% is not told.
 """
@@ -25,7 +26,9 @@ from edgelm.bench.power.soundness import window_problem
 from edgelm.bench.record import Energy, MeterTrace, Power, Window
 
 _MAX_UNCERTAINTY = 0.1
+_DELAYS = (0.5, 1.0, 1.5, 2.0)  # in periods
 _MAX_NET_DOUBT = 0.1
+_MIN_NET = 0.05  # of gross: what is less is lost in how the idle machine varies
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def energy_of(power: Power, windows: Sequence[Window]) -> tuple[Energy | None, s
         return None, reason
     own = trace.meter.uncertainty
     uncertainty = None if own is None else math.hypot(own, integral.sampling)
-    net_j, net_reason = _net(integral, power.idle_w)
+    net_j, net_reason = _net(integral, trace, power)
     return Energy(trace.meter.name, trace.meter.kind, integral.seconds, integral.joules, net_j, uncertainty), net_reason
 
 
@@ -71,11 +74,12 @@ def integrate(trace: MeterTrace, windows: Sequence[Window]) -> tuple[Integral | 
     times, values = np.array(trace.times_s), np.array(trace.values)
     measure = _counted if trace.meter.quantity == "energy" else _integrated
     parts = [measure(times, values, trace.meter.period_s, window) for window in windows]
-    joules = sum(joules for joules, _ in parts)
+    joules = sum(part.joules for part in parts)
     seconds = sum(window.end_s - window.start_s for window in windows)
     if joules <= 0:
         return None, f"{trace.meter.name}: it shows no energy at all in {seconds:.2f} s"
-    sampling = math.sqrt(sum(variance for _, variance in parts)) / joules
+    late_j = max(map(abs, map(sum, zip(*(part.late_j for part in parts), strict=True))))
+    sampling = math.sqrt(sum(part.variance for part in parts) + late_j**2) / joules
     if sampling > _MAX_UNCERTAINTY:
         return None, (
             f"{trace.meter.name}: {len(windows)} windows of {seconds / len(windows):.3f} s are too short for it:"
@@ -84,25 +88,37 @@ def integrate(trace: MeterTrace, windows: Sequence[Window]) -> tuple[Integral | 
     return Integral(joules, seconds, sampling), ""
 
 
-def _counted(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> tuple[float, float]:
-    """Joules and their variance."""
+@dataclass(frozen=True)
+class _Part:
+    """Joules of one window, their variance, and by how much they would differ for each of _DELAYS."""
+
+    joules: float
+    variance: float
+    late_j: tuple[float, ...] = (0.0,) * len(_DELAYS)
+
+
+def _counted(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> _Part:
     edges = np.array([window.start_s, window.end_s])
     start_j, end_j = np.interp(edges, times, values)
     joules = float(end_j - start_j)
     behind = period_s * joules / (window.end_s - window.start_s)
-    return joules, _edge_variance(times, values, edges) + 2 * behind**2 / 12
+    return _Part(joules, _edge_variance(times, values, edges) + 2 * behind**2 / 12)
 
 
-def _integrated(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> tuple[float, float]:
-    """Joules and their variance."""
+def _integrated(times: NDArray[np.float64], values: NDArray[np.float64], period_s: float, window: Window) -> _Part:
     edges = np.array([window.start_s, window.end_s])
     inside = (times > window.start_s) & (times < window.end_s)
-    t = np.concatenate([edges[:1], times[inside], edges[1:]])
-    watts = np.interp(t, times, values)
     steps = np.diff(values[inside])
     variance_of_mean = float(np.mean(steps**2)) / 2 / inside.sum()
     of_edges = _edge_variance(times, values, edges) * period_s**2
-    return float(np.trapezoid(watts, t)), variance_of_mean * (window.end_s - window.start_s) ** 2 + of_edges
+    joules = _trapezoid(times, values, edges)
+    late_j = tuple(_trapezoid(times, values, edges + n * period_s) - joules for n in _DELAYS)
+    return _Part(joules, variance_of_mean * (window.end_s - window.start_s) ** 2 + of_edges, late_j)
+
+
+def _trapezoid(times: NDArray[np.float64], values: NDArray[np.float64], edges: NDArray[np.float64]) -> float:
+    t = np.concatenate([edges[:1], times[(times > edges[0]) & (times < edges[1])], edges[1:]])
+    return float(np.trapezoid(np.interp(t, times, values), t))
 
 
 def _edge_variance(times: NDArray[np.float64], values: NDArray[np.float64], edges: NDArray[np.float64]) -> float:
@@ -113,14 +129,16 @@ def _edge_variance(times: NDArray[np.float64], values: NDArray[np.float64], edge
     return float(np.sum(change**2 * f * (1 - f)) / 3)
 
 
-def _net(integral: Integral, idle_w: Sequence[float]) -> tuple[float | None, str]:
+def _net(integral: Integral, trace: MeterTrace, power: Power) -> tuple[float | None, str]:
+    idle_w = power.idle_w
     if len(idle_w) < 2:
-        return None, "idle was not measured both before and after"
+        unknown = next((reason for window in power.idle if (reason := integrate(trace, [window])[1])), "")
+        return None, f"idle was not measured both before and after{f' ({unknown})' if unknown else ''}"
     idle_j = float(np.mean(idle_w)) * integral.seconds
     net_j = integral.joules - idle_j
     doubt_j = (max(idle_w) - min(idle_w)) / 2 * integral.seconds
-    if net_j <= 0:
-        return None, f"the idle machine took {np.mean(idle_w):.2f} W, no less than in the measurement"
+    if net_j < _MIN_NET * integral.joules:
+        return None, f"the idle machine took {np.mean(idle_w):.2f} W, about what was measured ({integral.joules / integral.seconds:.2f} W)"
     if doubt_j > _MAX_NET_DOUBT * net_j:
         shown = ", ".join(f"{watts:.2f}" for watts in idle_w)
         return None, f"the idle machine took {shown} W in turn, which leaves net energy uncertain by {doubt_j / net_j:.0%}"

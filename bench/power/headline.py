@@ -23,20 +23,27 @@ def judge_traces(traces: Sequence[MeterTrace]) -> tuple[MeterTrace, ...]:
 def choose_headline(traces: Sequence[MeterTrace]) -> str | None:
     """Name of the widest usable meter; of several, one that measures before a model, and a counter before samples.
 
-    An estimate is never chosen, nor a part of a meter of the same width: one socket of two does not stand for both.
+    An estimate is never chosen, nor a component (a graphics card that idles, a rail of unknown extent), nor a part of a meter of the
+    same width: one socket of two does not stand for both.
     """
     infos = {trace.meter.name: trace.meter for trace in traces}
-    usable = [trace.meter for trace in traces if not trace.problem and trace.meter.kind != "estimate" and not _is_part(trace.meter, infos)]
+    usable = [trace.meter for trace in traces if not trace.problem and _may_lead(trace.meter) and not _is_part(trace.meter, infos)]
     return max(usable, key=_preference).name if usable else None
 
 
 def why_none(traces: Sequence[MeterTrace], absent: Sequence[AbsentMeter]) -> str:
     """Why there is no headline, and how to get one."""
     failed = [f"{trace.meter.name}: {trace.problem}" for trace in traces if trace.problem]
-    if failed:
+    if any(trace.problem and _may_lead(trace.meter) for trace in traces):
         return "; ".join(failed)
+    parts = ", ".join(trace.meter.name for trace in traces if not trace.problem)
+    found = f"only parts of the machine are measured: {parts}" if parts else "no power meter was found"
     advised = [f"{meter.name}: {meter.reason}: {meter.advice}" for meter in absent if meter.advice]
-    return "; ".join(["no power meter was found", *advised, _ELSEWHERE])
+    return "; ".join([found, *failed, *advised, _ELSEWHERE])
+
+
+def _may_lead(meter: MeterInfo) -> bool:
+    return meter.kind != "estimate" and meter.scope != "component"
 
 
 def _preference(meter: MeterInfo) -> tuple[int, bool, bool, float, float]:

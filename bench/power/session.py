@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from edgelm.bench.power.base import AbsentMeter, Meter
@@ -18,6 +19,10 @@ from edgelm.errors import InvalidRequestError
 
 IDLE_S = 10.0
 """Rest before and after a measurement, if there is a meter to read."""
+
+_SETTLE_PERIODS = 2
+_MAX_SETTLE_S = 3.0
+_SLEPT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class PowerSession:
         assumed_w: a figure given by hand; it goes into the record as such and nowhere else.
         meters: what was found already; None to look for it.
         clock, rest: the time, and how to let it pass.
+        asleep: seconds that the machine has slept since it was started.
 
     Raises:
         MeterError: a meter that was asked for by its address does not answer.
@@ -72,12 +78,18 @@ class PowerSession:
         meters: Sequence[Meter | AbsentMeter] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         rest: Callable[[float], None] = time.sleep,
+        asleep: Callable[[], float] | None = None,
     ) -> None:
         if assumed_w is not None and not (math.isfinite(assumed_w) and assumed_w > 0):
             raise InvalidRequestError(f"an assumed power of {assumed_w} W makes no sense; give watts above 0, or none")
         found = discover(addresses) if meters is None else meters
         self._absent = [meter for meter in found if isinstance(meter, AbsentMeter)]
-        self._sampler = Sampler([meter for meter in found if not isinstance(meter, AbsentMeter)], origin, clock)
+        present = [meter for meter in found if not isinstance(meter, AbsentMeter)]
+        self._sampler = Sampler(present, origin, clock)
+        # a slow meter still shows the work when the rest begins
+        self._settle_s = min(_MAX_SETTLE_S, _SETTLE_PERIODS * max((meter.info.period_s for meter in present), default=0.0))
+        self._asleep = asleep or seconds_asleep
+        self._asleep_before = self._asleep()
         self.has_meter = len(self._absent) < len(found)
         self._origin, self._assumed_w, self._clock, self._rest = origin, assumed_w, clock, rest
         self._idle: list[Window] = []
@@ -89,6 +101,7 @@ class PowerSession:
             seconds = IDLE_S if self.has_meter else 0.0
         if seconds <= 0:
             return
+        self._rest(self._settle_s)
         start = self._clock()
         self._rest(seconds)
         self._idle.append(Window(start - self._origin, self._clock() - self._origin))
@@ -103,6 +116,9 @@ class PowerSession:
         if self._running:
             self._sampler.read_now()
         traces = judge_traces(self._sampler.traces())
+        slept_s = self._asleep() - self._asleep_before
+        if slept_s > _SLEPT_S:
+            traces = tuple(replace(trace, problem=trace.problem or _slept(slept_s)) for trace in traces)
         headline = choose_headline(traces)
         trace = next((trace for trace in traces if trace.meter.name == headline), None)
         idle = tuple(self._idle)
@@ -120,3 +136,14 @@ class PowerSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._running = False
         self._sampler.stop()
+
+
+def seconds_asleep() -> float:
+    """Seconds since the machine's start in which it was suspended; always 0 where the system does not tell (it does on Linux)."""
+    if sys.platform != "linux":
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def _slept(seconds: float) -> str:
+    return f"the machine was suspended for {seconds:.1f} s meanwhile, in which its meters may have gone on, but its clock did not"

@@ -12,6 +12,8 @@ from edgelm.bench.record import MeterTrace, Window
 
 _STUCK_READINGS = 30
 _STUCK_S = 10.0
+_STUCK_CHANCE = 1e-3
+_STUCK_PERIODS = 5
 _STALL_PERIODS = 5
 _STALL_S = 0.2
 _GAP_PERIODS = 5
@@ -41,7 +43,7 @@ def trace_problem(trace: MeterTrace) -> str:
     if not values.any():
         return f"it showed 0 W in all {len(values)} readings"
     # a meter that never moved at all; one that stopped in between is told where energy is wanted
-    return _stuck(times, values, Window(times[0], times[-1])) if (values == values[0]).all() else ""
+    return _stuck(times, values, times[-1] - times[0], [Window(times[0], times[-1])]) if (values == values[0]).all() else ""
 
 
 def window_problem(trace: MeterTrace, windows: Sequence[Window]) -> str:
@@ -51,8 +53,10 @@ def window_problem(trace: MeterTrace, windows: Sequence[Window]) -> str:
         return problem
     times, values = np.array(trace.times_s), np.array(trace.values)
     spacing = max(trace.meter.period_s, float(np.median(np.diff(times))))
-    check = _counter_problem if trace.meter.quantity == "energy" else _watts_problem
-    return next(filter(None, (check(times, values, spacing, window) for window in windows)), "")
+    if trace.meter.quantity == "energy":
+        return next(filter(None, (_counter_problem(times, values, spacing, window) for window in windows)), "")
+    problem = next(filter(None, (_watts_problem(times, spacing, window) for window in windows)), "")
+    return problem or _stuck(times, values, spacing, windows) or _unlike_before(times, values, spacing, windows)
 
 
 def _order_problem(windows: Sequence[Window]) -> str:
@@ -82,7 +86,7 @@ def _counter_problem(times: NDArray[np.float64], values: NDArray[np.float64], sp
     return ""
 
 
-def _watts_problem(times: NDArray[np.float64], values: NDArray[np.float64], spacing: float, window: Window) -> str:
+def _watts_problem(times: NDArray[np.float64], spacing: float, window: Window) -> str:
     if window.start_s < times[0] - spacing or window.end_s > times[-1] + spacing:
         return _not_read(times, window)
     gap = _longest_overlapping(times[:-1], times[1:], window)
@@ -95,15 +99,47 @@ def _watts_problem(times: NDArray[np.float64], values: NDArray[np.float64], spac
             f"it has a new value every {spacing:.3g} s, which is {n_inside} in a window of {length:.3g} s;"
             f" {_MIN_READINGS} are needed: measure longer, for example with more tokens"
         )
-    return _stuck(times, values, window)
+    return ""
 
 
-def _stuck(times: NDArray[np.float64], values: NDArray[np.float64], window: Window) -> str:
+def _stuck(times: NDArray[np.float64], values: NDArray[np.float64], spacing: float, windows: Sequence[Window]) -> str:
+    """A value repeated for so long that no running machine is so steady, and not at a window's edge alone."""
+    first, last = _runs(values)
+    is_long = (last - first >= _STUCK_READINGS - 1) & (times[last] - times[first] >= _STUCK_S)
+    for start_s, end_s in zip(times[first[is_long]], times[last[is_long]], strict=True):
+        shares = [(min(end_s, w.end_s) - max(start_s, w.start_s), w.end_s - w.start_s) for w in windows]
+        if any(shared >= min(length, _STUCK_PERIODS * spacing) for shared, length in shares):
+            return _same(end_s - start_s)
+    return ""
+
+
+def _unlike_before(times: NDArray[np.float64], values: NDArray[np.float64], spacing: float, windows: Sequence[Window]) -> str:
+    """A value repeated more often than chance allows, by how often the other readings in the windows repeat the one before.
+
+    Of n readings that repeat with the probability p, a run of k repetitions is seen n p^k times. p is the rule of succession (Laplace)
+    with a prior of 4 repetitions in 5, so that a machine that is steady from the beginning is not suspected.
+    """
+    span = (times >= min(w.start_s for w in windows)) & (times <= max(w.end_s for w in windows))
+    times, values = times[span], values[span]
+    first, last = _runs(values)
+    longest = int((last - first).argmax())
+    start, end = int(first[longest]), int(last[longest])
+    is_inside = np.any([(times[1:] > w.start_s) & (times[:-1] < w.end_s) for w in windows], axis=0)
+    is_inside[start:end] = False
+    n, n_repeated = int(is_inside.sum()), int((np.diff(values) == 0)[is_inside].sum())
+    chance = (n + end - start) * ((n_repeated + 4) / (n + 5)) ** (end - start)
+    seconds = float(times[end] - times[start])
+    return _same(seconds) + ", unlike before" if chance < _STUCK_CHANCE and seconds > max(_GAP_S, _STUCK_PERIODS * spacing) else ""
+
+
+def _runs(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last index of every run of equal values."""
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [len(values)]])
-    first, last = bounds[:-1], bounds[1:] - 1
-    is_long = last - first >= _STUCK_READINGS - 1
-    seconds = _longest_overlapping(times[first[is_long]], times[last[is_long]], window)
-    return f"it showed the same watts to the last digit for {seconds:.1f} s" if seconds >= _STUCK_S else ""
+    return bounds[:-1], bounds[1:] - 1
+
+
+def _same(seconds: float) -> str:
+    return f"it showed the same watts to the last digit for {seconds:.1f} s"
 
 
 def _longest_overlapping(starts: NDArray[np.float64], ends: NDArray[np.float64], window: Window) -> float:

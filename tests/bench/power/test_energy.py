@@ -49,6 +49,20 @@ def test_the_error_of_sparse_samples_is_within_what_is_stated(tmp_path: Path) ->
     assert integral.sampling > 0.01
 
 
+@pytest.mark.parametrize("seconds", [3.1, 3.5, 4.0, 60.0])
+def test_a_meter_that_comes_late_is_refused_or_within_what_is_stated(seconds: float) -> None:
+    """A plug that shows the mean of the second before, once a second: work takes 20 W, the pauses of two seconds between it 8 W."""
+    windows = [Window(10 + n * (seconds + 2), 10 + n * (seconds + 2) + seconds) for n in range(6)]
+    work_s = lambda a, b: sum(max(0.0, min(b, w.end_s) - max(a, w.start_s)) for w in windows)  # noqa: E731
+    values = [8 + 12 * work_s(t - 1.3, t - 0.3) + 0.01 * (t * 7 % 3) for t in range(round(windows[-1].end_s) + 10)]
+    integral, reason = integrate(trace(values, every_s=1.0, quantity="power", period_s=1.0), windows)
+    if integral is None:
+        assert "too short for it" in reason
+    else:
+        assert abs(integral.joules / (20 * seconds * len(windows)) - 1) < 2 * integral.sampling
+        assert seconds < 10 or integral.sampling < 0.05
+
+
 def test_net_is_without_idle() -> None:
     energy, reason = energy_of(power_of(trace([n * 2.0 for n in range(101)]), idle_w=(4.0, 4.2)), [Window(2, 8)])
     assert energy is not None
@@ -61,7 +75,8 @@ def test_net_is_without_idle() -> None:
         ((), "idle was not measured both before and after"),
         ((4.0,), "idle was not measured both before and after"),
         ((4.0, 12.0), r"took 4.00, 12.00 W in turn, which leaves net energy uncertain by 33%"),
-        ((21.0, 22.0), "took 21.50 W, no less than"),
+        ((21.0, 22.0), "took 21.50 W, about what was measured (20.00 W)"),
+        ((19.3, 19.3), "took 19.30 W, about what was measured (20.00 W)"),
     ],
 )
 def test_net_is_missing_with_a_reason(idle_w: tuple[float, ...], reason: str) -> None:
@@ -70,6 +85,14 @@ def test_net_is_missing_with_a_reason(idle_w: tuple[float, ...], reason: str) ->
     assert energy.gross_j == pytest.approx(120)
     assert energy.net_j is None
     assert reason in why
+
+
+def test_why_the_idle_watts_are_not_known_is_told() -> None:
+    idle = (Window(0.0, 0.03), Window(9.0, 9.5))
+    energy, why = energy_of(Power("m", traces=(trace([n * 2.0 for n in range(101)]),), idle=idle), [Window(2, 8)])
+    assert energy is not None
+    assert energy.net_j is None
+    assert "both before and after (m: 1 windows of 0.030 s are too short for it" in why
 
 
 def test_no_meter_no_energy() -> None:

@@ -24,7 +24,7 @@ PLUG = trace([30.0 + 0.1 * (n % 3) for n in range(50)], name="plug", scope="wall
     [
         ([CORE, PACKAGE], "package"),
         ([CORE, PACKAGE, PLUG], "plug"),
-        ([CORE], "core"),
+        ([CORE], None),
         ([PACKAGE, counter("better", 19.0, kind="vendor model", uncertainty=0.001)], "package"),
         ([PACKAGE, counter("better", 19.0, uncertainty=0.01)], "better"),
         ([PACKAGE, counter("guess", 90.0, scope="wall", kind="estimate")], "package"),
@@ -54,4 +54,5 @@ def test_why_there_is_none() -> None:
     assert why_none([trace([1.0, 2.0], name="plug", problem="it does not answer")], []) == "plug: it does not answer"
     absent = [AbsentMeter("rapl", "only root may read it", "run: sudo chmod"), AbsentMeter("hwmon", "no sensor")]
     assert why_none([], absent).startswith("no power meter was found; rapl: only root may read it: run: sudo chmod; measure at the socket")
+    assert why_none([CORE], absent).startswith("only parts of the machine are measured: core; rapl: only root may read it: run: sudo chmod")
     assert why_none([], absent[1:]).startswith("no power meter was found; measure at the socket, with --meter")

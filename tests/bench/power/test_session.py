@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from power_machine import Clock, put, zone
+from power_machine import Clock, chip, put, zone
 
 from edgelm.bench.power.base import AbsentMeter, Meter
 from edgelm.bench.power.energy import energy_of
+from edgelm.bench.power.hwmon import discover_hwmon
 from edgelm.bench.power.rapl import discover_rapl
 from edgelm.bench.power.session import PowerSession
 from edgelm.bench.record import Machine, Record, Window
@@ -101,6 +102,31 @@ def test_a_counter_that_is_reset_gives_no_energy(tmp_path: Path) -> None:
     assert power.headline is None
     assert "rapl:package-0: its counter went back" in power.reason
     assert energy_of(power, [Window(1, 2)]) == (None, power.reason)
+
+
+def test_a_machine_that_slept_gives_no_energy(tmp_path: Path) -> None:
+    machine = Machinery(tmp_path)
+    asleep = iter([100.0, 100.0, 107.5])
+    machine.session = PowerSession(
+        machine.clock(), meters=discover_rapl(tmp_path), clock=machine.clock, rest=machine.rest, asleep=lambda: next(asleep)
+    )
+    with machine.session as session:
+        session.mark()
+        machine.clock.pass_by(3)
+        put(machine.counter, int(machine.counter.read_text()) + 60e6)
+        assert session.power().headline == "rapl:package-0"
+    power = session.power()
+    assert power.headline is None
+    assert "the machine was suspended for 7.5 s meanwhile" in power.reason
+
+
+def test_a_rest_begins_when_a_slow_meter_shows_it(tmp_path: Path) -> None:
+    machine = Machinery(tmp_path)
+    chip(tmp_path, 0, "power_meter", power1_average=8_000_000, power1_average_interval=1000)
+    machine.session = PowerSession(machine.clock(), meters=discover_hwmon(tmp_path), clock=machine.clock, rest=machine.clock.pass_by)
+    machine.session.idle(5)
+    (window,) = machine.session.power().idle
+    assert (window.start_s, window.end_s) == (2.0, 7.0)
 
 
 def test_a_driver_that_fails_falls_back_to_the_next_meter(tmp_path: Path) -> None:

@@ -45,6 +45,29 @@ def test_windows_that_a_trace_does_not_carry(said: MeterTrace, problem: str) -> 
     assert problem in window_problem(said, WINDOW)
 
 
+def noisy(n: int) -> list[float]:
+    """Watts that repeat now and then, as those of a meter with one decimal do."""
+    return [20 + round(3 * ((k * 0.618) % 1), 1) for k in range(n)]
+
+
+def test_a_value_that_is_repeated_unlike_before() -> None:
+    stale = trace([*noisy(40), *[21.7] * 12, *noisy(40)], every_s=1.0, quantity="power", period_s=1.0)
+    said = "it showed the same watts to the last digit for 11.0 s, unlike before"
+    assert window_problem(stale, [Window(5, 80)]) == said
+    assert window_problem(stale, [Window(n, n + 4.5) for n in range(5, 80, 5)]) == said  # no window is as long as the stall
+    assert window_problem(stale, [Window(5, 38)]) == ""
+    assert window_problem(stale, [Window(55, 80)]) == ""
+
+
+def test_a_machine_that_rests_steadily_is_not_taken_for_a_stall() -> None:
+    said = trace([*[3.1] * 20, *noisy(60), *[3.1] * 20], every_s=1.0, quantity="power", period_s=1.0)
+    assert window_problem(said, [Window(0, 18)]) == ""  # at rest
+    assert window_problem(said, [Window(19, 81)]) == ""  # at work, the edges of rest included
+    long_rest = trace([*[3.1] * 60, *noisy(60)], every_s=1.0, quantity="power", period_s=1.0)
+    assert window_problem(long_rest, [Window(58.5, 110)]) == ""
+    assert "for 59.0 s" in window_problem(long_rest, [Window(20, 110)])
+
+
 def test_a_stall_elsewhere_does_no_harm() -> None:
     assert window_problem(counting((10, 2.0), (30, 0.0), (90, 2.0)), WINDOW) == ""
 
