@@ -7,7 +7,7 @@ from typing import Literal
 
 from edgelm.bench.record import Energy, LoadLevel, Measurement, Sustain
 
-Unit = Literal["generated token", "prompt token", "request"]
+Unit = Literal["generated token", "prompt token", "request", "piece of text"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,17 @@ def measurement_share(measurement: Measurement) -> EnergyShare | None:
 
 
 def level_shares(level: LoadLevel) -> tuple[EnergyShare, ...]:
-    """J per answered request and per generated token of a level of load; failed requests cost too, but count for nothing."""
+    """J per answered request and per generated token of a level of load; failed requests cost too, but count for nothing.
+
+    Where the server does not count tokens, pieces of text take their place, and tokens per joule are not known.
+    """
     answered = [request for request in level.requests if not request.error]
     n_generated = sum(request.n_generated for request in answered)
+    is_counted = all(request.counted for request in answered)
+    n_tokens = n_generated if is_counted else 0
     shares = (
-        _share(level.energy, "request", len(answered), n_generated),
-        _share(level.energy, "generated token", n_generated, n_generated),
+        _share(level.energy, "request", len(answered), n_tokens),
+        _share(level.energy, "generated token" if is_counted else "piece of text", n_generated, n_tokens),
     )
     return tuple(share for share in shares if share is not None)
 

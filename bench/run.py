@@ -54,12 +54,14 @@ def run_benchmark(
         state: State = "complete"
         reason = ""
         try:
+            progress("resting", 0.0)
             session.idle(power.idle_s)
             if with_limits:
                 limits += _measure_limits(workload.threads, lambda line: progress(line, 0.0))
             bench.run()
             if with_limits:  # again, because a machine that was busy the first time can do more than it showed
                 limits += _measure_limits(workload.threads, lambda line: progress(line, 1.0))
+            progress("resting", 1.0)
             session.idle(power.idle_s)
             if quality is not None:
                 engines = [(name, workload.precision) for name in workload.backends]

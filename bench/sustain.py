@@ -96,6 +96,7 @@ def measure_sustain(
             state, reason = "failed", str(error)
         if state == "complete":
             with contextlib.suppress(KeyboardInterrupt):  # what was measured is more than the rest
+                progress("resting", 1.0)
                 session.idle(power.idle_s)
     engine = replace(decoding.engine, state=state, reason=reason) if decoding.engine else None
     watts = session.power()

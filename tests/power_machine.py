@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.bench.power.base import Meter
+from edgelm.bench.power.base import Meter, Reading
 from edgelm.bench.power.sampler import TraceLog, read_into
 from edgelm.bench.record import MeterInfo, MeterTrace
+from edgelm.errors import MeterError
 
 INTEL = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: {model}\nflags\t\t: fpu vme\n"
 AMD = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\nflags\t\t: fpu vme\n"
@@ -127,3 +130,33 @@ def as_ordinary_user() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+class DrawnMeter:
+    """A package's counter, which rises by `watts` until they are set anew, and fails once it is unplugged."""
+
+    wrap_j = None
+
+    def __init__(self, watts: float) -> None:
+        self.info = info(name="drawn")
+        self.is_unplugged = False
+        self._lock = threading.Lock()
+        self._watts, self._joules, self._time = watts, 0.0, time.perf_counter()
+
+    def draw(self, watts: float) -> None:
+        """From now on."""
+        with self._lock:
+            self._joules, self._time = self._now(), time.perf_counter()
+            self._watts = watts
+
+    def read(self) -> Reading:
+        if self.is_unplugged:
+            raise MeterError("it does not answer")
+        with self._lock:
+            return Reading(self._now())
+
+    def close(self) -> None:
+        pass
+
+    def _now(self) -> float:
+        return self._joules + self._watts * (time.perf_counter() - self._time)

@@ -97,6 +97,7 @@ def measure_load(test: LoadTest, progress: Progress, power: PowerWishes = ANY_ME
         server = asyncio.run(_run_levels(test, clock.origin, levels, progress))
         if levels[-1].state != "interrupted":
             with contextlib.suppress(KeyboardInterrupt):  # what was measured is more than the rest
+                progress("resting", 1.0)
                 session.idle(power.idle_s if local else 0.0)
     load = Load(server.base, server.model, test.n_prompt, server.n_generate, test.ttft_target_s, test.tpot_target_s, ())
     watts = session.power()

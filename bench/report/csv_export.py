@@ -166,7 +166,7 @@ def _levels(record: Record) -> Iterator[Row]:
 
 
 def _level(load: Load, level: LoadLevel) -> Row:
-    shares = [share for share in level_shares(level) if share.unit == "generated token"]
+    shares = [share for share in level_shares(level) if share.unit != "request"]
     return {
         "prompt_tokens": load.n_prompt,
         "generated_tokens": load.n_generate,

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgelm.bench.figures import median_interval, speeds
 from edgelm.bench.quality_gate import gate_verdict, is_undecided
-from edgelm.bench.record import Conditions, Record, Trial
+from edgelm.bench.record import Conditions, LoadLevel, Measurement, Record, Sustain, Trial
 from edgelm.bench.report.energy_sections import level_name
 from edgelm.bench.report.section import case_name, number, percent
 
@@ -133,11 +133,13 @@ def _meters(record: Record) -> Iterator[str]:
     for trace in record.power.traces:
         if trace.problem:
             yield f"Meter {trace.meter.name}: {trace.problem}."
-    measured = [m for m in record.measurements if m.energy is not None]
-    missing = [m for m in record.measurements if m.energy is None and m.energy_reason]
-    if measured and missing:
-        reasons = "; ".join(dict.fromkeys(m.energy_reason for m in missing))
-        yield f"{_count(len(missing), 'measurement')} without energy: {reasons}."
+    results: list[Measurement | LoadLevel | Sustain] = [*record.measurements, *(record.load.levels if record.load else ()), *record.sustain]
+    missing = [result.energy_reason for result in results if result.energy is None and result.energy_reason]
+    if missing and len(missing) < len(results):
+        yield f"{_count(len(missing), 'measurement')} without energy: {'; '.join(dict.fromkeys(missing))}."
+    without_net = [result.energy_reason for result in results if result.energy is not None and result.energy.net_j is None]
+    if any(without_net):
+        yield f"{_count(len(without_net), 'measurement')} without net energy: {next(filter(None, without_net))}."
 
 
 def _threads(n: int) -> str:

@@ -87,7 +87,7 @@ def _entries(record: Record) -> Iterator[tuple[Energy, EnergyShare, str, str]]:
     for s in record.sustain:
         share = sustain_share(s)
         if s.energy is not None and share is not None:
-            yield s.energy, share, f"sustain, {s.n_threads} threads", s.engine
+            yield s.energy, share, f"sustain, {s.n_threads} thread{'s' if s.n_threads > 1 else ''}", s.engine
 
 
 def _energy_reasons(record: Record) -> Iterator[str]:

@@ -54,6 +54,16 @@ def test_failed_requests_count_for_nothing() -> None:
     assert level_shares(replace(level, requests=())) == ()
 
 
+def test_pieces_of_text_are_no_tokens() -> None:
+    record = load_record((16,), 24)
+    assert record.load is not None
+    level = record.load.levels[0]
+    level = replace(level, energy=ENERGY, requests=tuple(replace(request, counted=False) for request in level.requests))
+    request, piece = level_shares(level)
+    assert (request.tokens_per_j, piece.unit, piece.tokens_per_j) == (None, "piece of text", None)
+    assert piece.gross_j == pytest.approx(30 / (23 * 32))
+
+
 def test_a_long_run_counts_every_token() -> None:
     sustain = sustain_record(3).sustain[0]
     share = sustain_share(sustain)

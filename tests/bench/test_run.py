@@ -1,21 +1,16 @@
 import os
 import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from power_machine import INTEL, cpuinfo, zone
+from power_machine import DrawnMeter
 from tiny_models import write_tiny
 
 from edgelm.bench.figures import speeds
 from edgelm.bench.interleave import Workload
 from edgelm.bench.power.base import AbsentMeter
-from edgelm.bench.power.discover import discover
 from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.quality import QualityTest
 from edgelm.bench.record import Record
@@ -42,28 +37,6 @@ def record(model: Path) -> Record:
     workload = replace(SMALL, backends=("cpu", "llamacpp"), n_cold=1)
     quality = QualityTest(text, n_tokens=64, n_window=32)
     return run_benchmark(model, workload, {"repeat": 2}, quiet, power=NO_METER, quality=quality)
-
-
-@contextmanager
-def steady_watts(root: Path, watts: float) -> Iterator[None]:
-    """A machine whose package counter rises by so many watts."""
-    cpuinfo(root, INTEL.format(model=158))
-    counter = zone(root, "intel-rapl:0", "package-0")
-    stop, start = threading.Event(), time.perf_counter()
-
-    def count() -> None:
-        while not stop.wait(0.001):
-            new = counter.with_name("new")
-            new.write_text(f"{1_000_000 + watts * (time.perf_counter() - start) * 1e6:.0f}\n")
-            new.replace(counter)
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_record_holds_everything_and_survives_its_file(record: Record, model: Path) -> None:
@@ -93,13 +66,12 @@ def test_every_measurement_has_its_share_of_the_limit_or_says_why_not(record: Re
         assert measurement.limit.fraction is not None or measurement.limit.reason
 
 
-def test_a_known_power_is_found_in_joules_per_token(model: Path, tmp_path: Path) -> None:
+def test_a_known_power_is_found_in_joules_per_token(model: Path) -> None:
     workload = replace(SMALL, n_generate=400, prompts=(), repeat=3)
-    with steady_watts(tmp_path, 25.0):
-        found = PowerWishes(found=discover(root=tmp_path), idle_s=0.3)
-        record = run_benchmark(model, workload, {}, quiet, power=found, with_limits=False)
+    power = PowerWishes(found=[DrawnMeter(25.0)], idle_s=0.3)
+    record = run_benchmark(model, workload, {}, quiet, power=power, with_limits=False)
     (measured,) = record.measurements
-    assert record.power.headline == "rapl:package-0", record.power.reason
+    assert record.power.headline == "drawn", record.power.reason
     assert measured.energy is not None, measured.energy_reason
     assert measured.energy.gross_j / measured.energy.seconds == pytest.approx(25, rel=0.05)
     joules_per_token = measured.energy.gross_j / sum(len(trial.stamps_s) for trial in measured.trials)
@@ -107,20 +79,18 @@ def test_a_known_power_is_found_in_joules_per_token(model: Path, tmp_path: Path)
     assert measured.energy.net_j is None  # idle took as much
 
 
-def test_a_meter_that_ends_half_way_leaves_no_number(model: Path, tmp_path: Path) -> None:
-    def unplug(text: str, _: float) -> None:
-        counter = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
-        if "round 2" in text and counter.parent.exists():
-            counter.parent.rename(tmp_path / "unplugged")
+def test_a_meter_that_ends_half_way_leaves_no_number(model: Path) -> None:
+    meter = DrawnMeter(25.0)
 
-    with steady_watts(tmp_path, 25.0):
-        meters = discover(root=tmp_path)
+    def unplug(text: str, _: float) -> None:
+        meter.is_unplugged = meter.is_unplugged or "round 2" in text
+
     workload = replace(SMALL, n_generate=100, prompts=())
-    record = run_benchmark(model, workload, {}, unplug, power=PowerWishes(found=meters, idle_s=0), with_limits=False)
+    record = run_benchmark(model, workload, {}, unplug, power=PowerWishes(found=[meter], idle_s=0), with_limits=False)
     assert record.state == "complete"
     assert record.power.headline is None
     assert record.measurements[0].energy is None
-    assert record.measurements[0].energy_reason
+    assert "drawn: it does not answer" in record.measurements[0].energy_reason
 
 
 def test_an_engine_that_dies_makes_the_record_failed_and_keeps_the_rest(model: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from power_machine import DrawnMeter
 from tiny_models import write_tiny
 
+from edgelm.bench.energy_figures import sustain_share
 from edgelm.bench.power.session import PowerWishes
 from edgelm.bench.record import Record
 from edgelm.bench.record_file import read_record, write_record
@@ -55,6 +57,25 @@ def test_rounds_of_decoding(model: Path, backend: str, tmp_path: Path) -> None:
     assert times[0] <= run.rounds[0].start_s + 1
     assert times[-1] >= run.span.end_s
     assert run.energy is not None or run.energy_reason
+
+
+def test_a_known_power_is_found_in_joules_per_token(model: Path) -> None:
+    meter = DrawnMeter(5.0)
+
+    def work_or_rest(text: str, _done: float) -> None:
+        meter.draw(5.0 if text.startswith(("reading", "resting")) else 25.0)
+
+    record = measure_sustain(SustainTest(model, "cpu", 1, 2.0, 16), work_or_rest, power=PowerWishes(found=[meter], idle_s=0.4))
+    (run,) = record.sustain
+    assert run.energy is not None, run.energy_reason
+    assert (run.energy.meter, run.energy.kind) == ("drawn", "measured")
+    assert record.power.idle_w == (pytest.approx(5, rel=0.1), pytest.approx(5, rel=0.1))
+    share = sustain_share(run)
+    assert share is not None
+    seconds = run.span.end_s - run.span.start_s
+    assert (share.watts, share.net_watts) == (pytest.approx(25, rel=0.05), pytest.approx(20, rel=0.05))
+    assert share.gross_j == pytest.approx(25 * seconds / len(run.stamps_s), rel=0.05)
+    assert record.settings["idle_s"] == "0.4"
 
 
 def test_an_engine_that_dies_leaves_what_it_decoded(model: Path) -> None:

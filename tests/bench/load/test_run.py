@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from power_machine import DrawnMeter
 from scripted_server import LATE_S, N_TOKENS, ScriptedServer
 
+from edgelm.bench.energy_figures import level_shares
 from edgelm.bench.load.client import Server
 from edgelm.bench.load.goodput import level_figures
 from edgelm.bench.load.run import LoadTest, is_this_machine, measure_load
@@ -48,6 +50,25 @@ def test_goodput_of_a_server_that_is_late_half_of_the_time() -> None:
     assert figures.good_share == pytest.approx(0.5)
     assert figures.n_generated == N_TOKENS
     assert sorted(request.stamps_s[0] - request.due_s >= LATE_S for request in level.requests) == [False, False, True, True]
+
+
+def test_a_known_power_is_found_in_joules_per_token() -> None:
+    meter = DrawnMeter(5.0)
+
+    def work_or_rest(text: str, _done: float) -> None:
+        meter.draw(5.0 if text == "resting" else 25.0)
+
+    with ScriptedServer() as server:
+        test = LoadTest(Server(server.url, model="late", timeout_s=20), concurrency=(2,), n_prompt=4, n_requests=2, n_warmup=1)
+        record = measure_load(test, work_or_rest, PowerWishes(found=[meter], idle_s=0.4))
+    (level,) = record.load.levels
+    assert level.energy is not None, level.energy_reason
+    request, token = level_shares(level)
+    seconds = level.span.end_s - level.span.start_s
+    assert (request.watts, request.gross_j) == (pytest.approx(25, rel=0.05), pytest.approx(25 * seconds / 2, rel=0.05))
+    assert (token.unit, token.gross_j) == ("generated token", pytest.approx(request.gross_j / N_TOKENS))
+    assert record.power.idle_w == (pytest.approx(5, rel=0.1), pytest.approx(5, rel=0.1))
+    assert token.net_j == pytest.approx(token.gross_j * 20 / 25, rel=0.05)
 
 
 def test_rates() -> None:

@@ -80,4 +80,8 @@ def test_load_and_sustain_can_cast_doubt() -> None:
     levels = (replace(record.load.levels[0], state="interrupted", reason="Ctrl-C"), *record.load.levels[1:])
     assert "1 at once: interrupted (Ctrl-C)" in "\n".join(doubts(replace(record, load=replace(record.load, levels=levels))))
     assert "THROTTLED" in "\n".join(doubts(sustain_record()))
+    (sustain,) = sustain_record().sustain
+    assert sustain.energy is not None
+    gross = replace(sustain, energy=replace(sustain.energy, net_j=None), energy_reason="no rest before")
+    assert "1 measurement without net energy: no rest before." in doubts(replace(sustain_record(), sustain=(gross,)))
     assert "THROTTLED" not in "\n".join(doubts(sustain_record(throttled=False)))
