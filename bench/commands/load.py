@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +43,7 @@ def load(
     estimate_tdp: options.EstimateTdp = None,
     idle_seconds: options.IdleSeconds = None,
     json_file: options.Json = None,
-    html: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write a page with plots.")] = None,
+    html: options.Html = None,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Keep the record for edgebench history.")] = True,
 ) -> None:
     """Latency, tokens per second, goodput and errors of an OpenAI-compatible server under load."""

@@ -16,7 +16,21 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Path of a GGUF file
 MaybeModel = Annotated[
     str, typer.Argument(metavar="[MODEL]", help="Path of a GGUF file or of an exported folder, or a catalogue name.", show_default=False)
 ]
-Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the record to this file.")]
+
+
+def _in_a_folder(path: Path | None) -> Path | None:
+    """The path of a file that is written at the end: what is wrong with it is told at the start."""
+    try:
+        is_wrong = path is not None and (path.is_dir() or not path.absolute().parent.is_dir())
+    except OSError:  # a name that is too long
+        is_wrong = True
+    if is_wrong:
+        raise typer.BadParameter(f"{path} cannot be written; give a file in a folder that exists")
+    return path
+
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the record to this file.", callback=_in_a_folder)]
+Html = Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Also write a page with plots.", callback=_in_a_folder)]
 Precision = Annotated[
     Literal["int8", "f32"] | None, typer.Option(help="Precision of edgelm's activations.", show_default="the engine's choice")
 ]

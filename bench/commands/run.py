@@ -9,6 +9,7 @@ import typer
 
 from edgelm.backends.cpu.topology import choose_threads
 from edgelm.bench.commands import options
+from edgelm.bench.commands.interrupts import one_interrupt
 from edgelm.bench.commands.outcome import finish, with_progress_bar
 from edgelm.bench.contestants import PEERS
 from edgelm.bench.interleave import Workload
@@ -49,7 +50,7 @@ def run(
     window: Annotated[int, typer.Option(min=2, help="Quality: tokens of each window.")] = 512,
     gate: Annotated[str, typer.Option(metavar="P%", help="Quality: exit with 3 if perplexity rises by more than this.")] = "",
     json_file: options.Json = None,
-    html: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write a page with plots.")] = None,
+    html: options.Html = None,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Keep the record for edgebench history.")] = True,
 ) -> None:
     """Tokens per second, latency, joules per token, share of the machine's limit, and quality, of engines taking turns."""
@@ -74,19 +75,20 @@ def run(
         reference_path = resolve_model(reference) if reference else None
         wishes = QualityTest(quality, reference_path, tokens, window, options.fraction(gate, "--gate") if gate else None)
     settings = {**vars(workload), "model": model or f"shape {shape} {format_name}"}
-    record = with_progress_bar(
-        lambda progress: run_benchmark(
-            path,
-            workload,
-            settings,
-            progress,
-            power=PowerWishes(tuple(meter or ()), estimate_tdp, idle_seconds),
-            quality=wishes,
-            is_random=bool(shape),
-            with_limits=roofline,
+    with one_interrupt():
+        record = with_progress_bar(
+            lambda progress: run_benchmark(
+                path,
+                workload,
+                settings,
+                progress,
+                power=PowerWishes(tuple(meter or ()), estimate_tdp, idle_seconds),
+                quality=wishes,
+                is_random=bool(shape),
+                with_limits=roofline,
+            )
         )
-    )
-    finish(record, json_file, html, history)
+        finish(record, json_file, html, history)
 
 
 def _backend_options(names: tuple[str, ...], given: list[str]) -> dict[str, dict[str, object]]:

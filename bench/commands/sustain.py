@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +28,7 @@ def sustain(
     estimate_tdp: options.EstimateTdp = None,
     idle_seconds: options.IdleSeconds = None,
     json_file: options.Json = None,
-    html: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write a page with plots.")] = None,
+    html: options.Html = None,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Keep the record for edgebench history.")] = True,
 ) -> None:
     """Decode for minutes; speed, clock, temperature and watts over time, and whether the machine throttles."""

@@ -83,7 +83,9 @@ def test_ctrl_c_keeps_a_marked_record(model: Path, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(3)
-        process.send_signal(signal.SIGINT)
+        for pause in (0.03, 0.1, 0.3, 0):  # as the impatient press it
+            process.send_signal(signal.SIGINT)
+            time.sleep(pause)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
@@ -91,6 +93,32 @@ def test_ctrl_c_keeps_a_marked_record(model: Path, tmp_path: Path) -> None:
     assert written.state == "interrupted"
     assert "interrupted" in out
     assert all(m.state in ("complete", "interrupted") for m in written.measurements)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    model: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    for wrong in (tmp_path / "no such folder" / "file", tmp_path, tmp_path / ("x" * 300)):
+        assert run(monkeypatch, "run", model, *SMALL, option, wrong) == 2
+        shown = capsys.readouterr()
+        assert "cannot be written" in shown.err
+        assert shown.out == ""
+    assert not home.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which not even root can write: Linux's /proc")
+def test_a_file_that_cannot_be_written_at_the_end_costs_nothing_else(
+    model: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "run", model, *SMALL, "--json", "/proc/record.json") == 1
+    shown = capsys.readouterr()
+    assert "decode 4" in shown.out
+    assert shown.err.startswith("edgebench: ")
+    assert "cannot be written" in shown.err
+    assert (home / "bench" / "history.sqlite").exists()
+    assert run(monkeypatch, "history") == 0
+    assert "tiny.gguf" in capsys.readouterr().out
 
 
 def test_divergence_prints_both_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
