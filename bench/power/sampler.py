@@ -74,7 +74,7 @@ def read_into(log: TraceLog, meter: Meter, clock: Callable[[], float]) -> None:
         reading = meter.read()
         log.add(reading, (before + clock()) / 2)
     except MeterError as error:
-        log.fail(f"{error} ({before - log.origin:.1f} s after the start)")
+        log.fail(f"{_of_it(str(error), meter.info.name)} ({before - log.origin:.1f} s after the start)")
 
 
 class Sampler:
@@ -183,6 +183,11 @@ class _Loop:
 class _Request:
     done: threading.Event
     last: bool
+
+
+def _of_it(problem: str, name: str) -> str:
+    """The problem in words that follow the meter's name."""
+    return f"it{problem.removeprefix(name)}" if problem.startswith(f"{name} ") else problem.removeprefix(f"{name}: ")
 
 
 def _watts(value: float) -> float:

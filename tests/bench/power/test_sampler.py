@@ -83,6 +83,8 @@ def test_the_same_stamp_is_no_new_value() -> None:
     ("values", "problem"),
     [
         ([Reading(5.0), MeterError("it does not answer")], "it does not answer (2.0 s after the start)"),
+        ([Reading(5.0), MeterError("m did not answer")], "it did not answer (2.0 s after the start)"),
+        ([Reading(5.0), MeterError("m: the phone is full")], "the phone is full (2.0 s after the start)"),
         ([Reading(5.0), Reading(3.0)], "its counter went back from 5.000 to 3.000 J: it was reset (2.0 s after the start)"),
         ([Reading(5.0), Reading(float("nan"))], "its counter reads nan J (2.0 s after the start)"),
     ],
