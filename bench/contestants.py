@@ -158,6 +158,9 @@ def _open_engine(contestant: Contestant, progress: Callable[[str], None]) -> Ope
     if info.n_ctx < contestant.n_ctx:
         backend.close()
         raise InvalidRequestError(f"{contestant.model} holds {info.n_ctx} tokens, but {contestant.n_ctx} are measured; ask for fewer")
+    if info.n_threads != contestant.n_threads:
+        backend.close()
+        raise InvalidRequestError(f"{contestant.name} computes with {info.n_threads} threads, but {contestant.n_threads} were asked for")
     package = _COMPUTES.get(contestant.name)
     engine = EngineRun(
         contestant.name,

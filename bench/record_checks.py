@@ -9,7 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
+from math import isclose
+from statistics import median
 
+from edgelm.bench.figures import tokens_per_s
 from edgelm.bench.quality_gate import keeps_gate
 from edgelm.bench.record import (
     Energy,
@@ -36,6 +39,7 @@ def impossibilities(record: Record) -> Iterator[str]:
         yield from _within(f"engines.{n}", _engine(engine))
     for n, m in enumerate(record.measurements):
         yield from _within(f"measurements.{n}", _measurement(m, record.power))
+    yield from _turns(record)
     for n, limits in enumerate(record.limits):
         if min(limits.n_threads, limits.bytes_per_s, limits.macs_per_s, limits.median_bytes_per_s, limits.median_macs_per_s) <= 0:
             yield f"limits.{n}: a limit of 0 or less"
@@ -90,12 +94,30 @@ def _measurement(m: Measurement, power: Power) -> Iterator[str]:
         fraction = m.limit.fraction
         if fraction is not None and not 0 < fraction <= 1:
             yield f"limit.fraction: {fraction} of what is possible"
+        if fraction is not None and not isclose(fraction * m.limit.limit_tokens_per_s, _median_speed(m), rel_tol=_ROUNDING):
+            yield "limit.fraction: it is not the speed over the limit"
         if min(m.limit.limit_tokens_per_s, m.limit.bytes_per_token, m.limit.macs_per_token) <= 0:
             yield "limit: a limit of 0 or less"
 
 
+def _turns(record: Record) -> Iterator[str]:
+    """Engines took turns, so no two trials are of the same time, and all are of the run's."""
+    tests = [(m.engine, m.n_threads, m.phase, m.n_prompt, m.n_generate, m.depth) for m in record.measurements]
+    if len(set(tests)) < len(tests):
+        yield "measurements: the same one twice"
+    engines = {(engine.engine, engine.n_threads) for engine in record.engines}
+    for n, m in enumerate(record.measurements):
+        if (m.engine, m.n_threads) not in engines:
+            yield f"measurements.{n}: {m.engine} with so many threads is none of the record's engines"
+    trials = sorted((trial for m in record.measurements for trial in m.trials if trial.stamps_s), key=lambda trial: trial.start_s)
+    if not _ascends([edge for trial in trials for edge in (trial.start_s, trial.stamps_s[-1])]):
+        yield "measurements: two trials at the same time"
+    if trials and not 0 <= trials[0].start_s <= trials[-1].stamps_s[-1] <= record.seconds:
+        yield "measurements: trials outside of the run"
+
+
 def _trial(trial: Trial, n_stamps: int) -> Iterator[str]:
-    if not 1 <= len(trial.stamps_s) <= n_stamps:
+    if len(trial.stamps_s) != n_stamps:
         yield f"stamps_s: {len(trial.stamps_s)} of {n_stamps} timestamps"
     elif not _ascends((trial.start_s, *trial.stamps_s)):
         yield "stamps_s: time runs backwards"
@@ -189,6 +211,11 @@ def _sustain(s: Sustain, power: Power) -> Iterator[str]:
     if any(speed is not None and speed <= 0 for speed in (s.first_minute, s.steady)):
         yield "a speed of 0 or less"
     yield from _energy(s.energy, power)
+
+
+def _median_speed(m: Measurement) -> float:
+    sound = [trial for trial in m.trials if trial.stamps_s and trial.stamps_s[-1] > trial.start_s]
+    return median(tokens_per_s(m, trial) for trial in sound) if sound else 0.0
 
 
 def _ascends(times: Sequence[float]) -> bool:

@@ -67,7 +67,7 @@ def test_ids_that_name_no_record_or_several(path: Path) -> None:
 
 def test_another_record_of_the_same_id_is_refused_and_remove_makes_room(path: Path) -> None:
     history.add(RUN)
-    changed = replace(RUN, seconds=1.0)
+    changed = replace(RUN, seconds=RUN.seconds + 1.0)
     with pytest.raises(RecordError, match="another record with id"):
         history.add(changed)
     assert history.load(RUN.id) == RUN

@@ -13,11 +13,12 @@ from edgelm.bench.record_file import decode_record, encode_record
 from edgelm.errors import RecordError
 
 RUN = run_record(("cpu",), (2,), depths=(0,), repeat=3)
+BARE = run_record(power=False, quality=False, limits=False)
 LOAD = load_record((4,), 8)
 SUSTAIN = sustain_record(4)
 
 
-@pytest.mark.parametrize("record", [RUN, LOAD, SUSTAIN, run_record(power=False, quality=False, limits=False)])
+@pytest.mark.parametrize("record", [RUN, LOAD, SUSTAIN, BARE])
 def test_a_real_record_says_nothing_impossible_and_comes_back(record: Record) -> None:
     assert list(impossibilities(record)) == []
     assert decode_record(encode_record(record), "it") == record
@@ -38,7 +39,13 @@ def _trial(fields: Any) -> Any:
         (RUN, lambda r: _trial(r).update(start_s=1e6), "time runs backwards"),
         (RUN, lambda r: _trial(r).update(stamps_s=[]), "0 of 32 timestamps"),
         (RUN, lambda r: _trial(r)["stamps_s"].append(1e6), "33 of 32 timestamps"),
-        (RUN, lambda r: _trial(r).update(stamps_s=[_trial(r)["start_s"]]), "took no time"),
+        (RUN, lambda r: _trial(r).update(stamps_s=32 * [_trial(r)["start_s"]]), "took no time"),
+        (RUN, lambda r: _trial(r)["stamps_s"].pop(5), "31 of 32 timestamps"),
+        (BARE, lambda r: r["measurements"][0]["trials"].append(_trial(r)), "two trials at the same time"),
+        (RUN, lambda r: r["measurements"].append(r["measurements"][0]), "the same one twice"),
+        (RUN, lambda r: r["measurements"][0].update(n_threads=3), "none of the record's engines"),
+        (RUN, lambda r: r.update(seconds=0.1), "outside of the run"),
+        (RUN, lambda r: r["measurements"][0]["limit"].update(limit_tokens_per_s=1e5), "not the speed over the limit"),
         (RUN, lambda r: _trial(r).update(minor_faults=-1), "below 0"),
         (RUN, lambda r: _trial(r).update(start_s="1.5"), "valid number"),
         (RUN, lambda r: r["measurements"][0].update(n_threads=0), "too small"),

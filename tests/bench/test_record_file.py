@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.bench.record import Machine, Measurement, Record, Trial
+from edgelm.bench.record import EngineRun, Machine, Measurement, Record, Trial
 from edgelm.bench.record_file import decode_record, encode_record, read_record, write_record, write_text
 from edgelm.errors import RecordError
 
@@ -14,6 +14,8 @@ RECORD = Record(
     "2026-01-02T03:04:05+00:00",
     Machine("a CPU", 2, "an OS", "3.11", {"numpy": "2"}),
     {"repeat": "3"},
+    seconds=2.0,
+    engines=(EngineRun("cpu", 1),),
     measurements=(Measurement("cpu", 1, "decode", 0, 2, 0, (Trial(0.5, (1.0, 1.5), minor_faults=3),)),),
 )
 
