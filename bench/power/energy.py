@@ -81,9 +81,10 @@ def integrate(trace: MeterTrace, windows: Sequence[Window]) -> tuple[Integral | 
     late_j = max(map(abs, map(sum, zip(*(part.late_j for part in parts), strict=True))))
     sampling = math.sqrt(sum(part.variance for part in parts) + late_j**2) / joules
     if sampling > _MAX_UNCERTAINTY:
+        spans = f"{seconds:.3g} s are" if len(windows) == 1 else f"{len(windows)} times {seconds / len(windows):.3g} s are"
         return None, (
-            f"{trace.meter.name}: {len(windows)} windows of {seconds / len(windows):.3f} s are too short for it:"
-            f" its readings leave an uncertainty of {sampling:.0%}; measure longer, for example with more tokens"
+            f"{trace.meter.name}: {spans} too short for it: its readings leave an uncertainty of {sampling:.0%};"
+            " measure longer (more tokens, a longer rest)"
         )
     return Integral(joules, seconds, sampling), ""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from edgelm.bench.power.base import Meter, Reading
-from edgelm.bench.power.counter import Counter
+from edgelm.bench.power.counter import MAX_W, Counter
 from edgelm.bench.record import MeterTrace
 from edgelm.errors import MeterError
 
@@ -191,8 +191,8 @@ def _of_it(problem: str, name: str) -> str:
 
 
 def _watts(value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise MeterError(f"it shows {value} W")
+    if not (math.isfinite(value) and 0 <= value <= MAX_W):
+        raise MeterError(f"it shows {value:.10g} W, which no machine takes")
     return value
 
 

@@ -92,7 +92,7 @@ def test_why_the_idle_watts_are_not_known_is_told() -> None:
     energy, why = energy_of(Power("m", traces=(trace([n * 2.0 for n in range(101)]),), idle=idle), [Window(2, 8)])
     assert energy is not None
     assert energy.net_j is None
-    assert "both before and after (m: 1 windows of 0.030 s are too short for it" in why
+    assert "both before and after (m: 0.03 s are too short for it" in why
 
 
 def test_no_meter_no_energy() -> None:

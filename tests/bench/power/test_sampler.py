@@ -100,7 +100,7 @@ def test_a_meter_that_fails_ends_its_trace(values: list[Reading | MeterError], p
     assert log.trace().problem == problem
 
 
-@pytest.mark.parametrize("watts", [-1.0, float("inf")])
+@pytest.mark.parametrize("watts", [-1.0, float("inf"), 4001.0])
 def test_what_is_no_power_ends_the_trace(watts: float) -> None:
     clock = Clock()
     meter = ScriptedMeter(Reading(watts), quantity="power")
