@@ -72,7 +72,7 @@ def run_benchmark(
             state, reason = "failed", str(error)
     failed = [engine for engine in bench.engines if engine.state == "failed"]
     if failed and state == "complete":
-        state, reason = "failed", "; ".join(f"{engine.engine}: {engine.reason}" for engine in failed)
+        state, reason = "failed", "; ".join(dict.fromkeys(f"{engine.engine}: {engine.reason}" for engine in failed))
     record = Record(
         kind="run",
         id=clock.id,

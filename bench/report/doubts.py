@@ -24,6 +24,7 @@ def doubts(record: Record) -> tuple[str, ...]:
         *_incomplete(record),
         *_model(record),
         *_machine(record),
+        *_crowded(record),
         *_clock(record),
         *_wide_intervals(record),
         *_trials(record),
@@ -62,6 +63,12 @@ def _machine(record: Record) -> Iterator[str]:
         yield "Measured on battery: the machine may have saved power."
     if machine.governor not in (None, "", "performance"):
         yield f"The CPU's frequency governor was {machine.governor}, not performance: the clock may have followed the load late."
+
+
+def _crowded(record: Record) -> Iterator[str]:
+    most = max((engine.n_threads for engine in record.engines), default=0)
+    if most > record.machine.n_cores:
+        yield f"{_threads(most)} shared {_count(record.machine.n_cores, 'core')}: more threads than cores wait for each other."
 
 
 def _clock(record: Record) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Fields and types are those of llama.cpp's tools/llama-bench/llama-bench.cpp (struct test: get_fields, get_field_type). What edgebench does
 not know is "" where llama-bench has a text, and null elsewhere; nothing is filled with llama.cpp's defaults. Times are those of
-tokens_per_s in bench/figures.py; a test of both phases counts all of its tokens, as llama-bench's -pg does.
+tokens_per_s in bench/figures.py; a test of both phases counts all of its tokens, as llama-bench's -pg does, but its prefill gives the first
+generated token, so that one step less is computed than llama-bench computes.
 """
 
 from __future__ import annotations

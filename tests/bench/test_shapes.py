@@ -74,7 +74,9 @@ def test_the_same_seed_writes_the_same_file(tmp_path: Path) -> None:
     assert not np.array_equal(first, other)
 
 
-PARAMETERS = {  # as the models' safetensors files count them on huggingface.co, a tied output layer counted once
+# Each was found in public repositories that print what a model's file says (general.parameter_count, n_params, numel) or what the hub's API
+# says; a tied output layer counts once, and gemma-3-4b is without its image encoder.
+PARAMETERS = {
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,

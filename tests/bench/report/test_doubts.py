@@ -26,6 +26,7 @@ def test_a_quiet_machine_leaves_no_doubt() -> None:
     [
         (replace(QUIET.machine, virtual="kvm"), "virtual machine or container (kvm)"),
         (replace(QUIET.machine, on_battery=True), "on battery"),
+        (replace(QUIET.machine, n_cores=1), "2 threads shared 1 core"),
         (replace(QUIET.machine, governor="powersave"), "governor was powersave"),
     ],
 )
