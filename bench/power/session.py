@@ -103,7 +103,9 @@ class PowerSession:
             return
         self._rest(self._settle_s)
         start = self._clock()
+        self.mark()
         self._rest(seconds)
+        self.mark()
         self._idle.append(Window(start - self._origin, self._clock() - self._origin))
 
     def mark(self) -> None:

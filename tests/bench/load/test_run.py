@@ -60,7 +60,7 @@ def test_a_known_power_is_found_in_joules_per_token() -> None:
 
     with ScriptedServer() as server:
         test = LoadTest(Server(server.url, model="late", timeout_s=20), concurrency=(2,), n_prompt=4, n_requests=2, n_warmup=1)
-        record = measure_load(test, work_or_rest, PowerWishes(found=[meter], idle_s=0.4))
+        record = measure_load(test, work_or_rest, PowerWishes(found=[meter], idle_s=1.0))
     (level,) = record.load.levels
     assert level.energy is not None, level.energy_reason
     request, token = level_shares(level)
