@@ -36,9 +36,9 @@ def list_records(
             "no such record is in the history" if model or engine else "the history is empty; edgebench run keeps its records here"
         )
         return
-    columns = ("id", "started (UTC)", "command", "model", "engines", "processor", "state", "tokens/s", "J/token")
+    columns = ("id", "started (UTC)", "command", "model", "state", "tokens/s", "J/token", "processor", "engines")
     remark = "tokens/s: the fastest decode, the most under load, or the steady speed. J/token: of that decode, gross."
-    print_section(Section("History", columns, tuple(_cells(entry) for entry in found), 7, remark), console)
+    print_section(Section("History", columns, tuple(_cells(entry) for entry in found), 1, remark), console)
 
 
 @app.command()
@@ -68,4 +68,5 @@ def remove(record_id: Id) -> None:
 
 def _cells(e: Entry) -> tuple[str, ...]:
     started = e.started_utc[:16].replace("T", " ")
-    return e.id, started, e.kind, e.model, ", ".join(e.engines), e.cpu, e.state, number(e.tokens_per_s), number(e.j_per_token)
+    figures = number(e.tokens_per_s), number(e.j_per_token)
+    return e.id, started, e.kind, e.model, e.state, *figures, e.cpu, ", ".join(e.engines)

@@ -16,6 +16,7 @@ from edgelm.bench.report.section import Section
 from edgelm.bench.report.sections import heading, sections
 
 _COUNTS = ("threads", "depth", "prompt")
+_WORDS = ("started (UTC)", "command", "model", "state", "processor", "engines")
 _GAP = 3  # between two columns
 
 
@@ -55,7 +56,7 @@ def _table(section: Section, columns: Sequence[int]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     for index in columns:
         column = section.columns[index]
-        is_name = index < section.n_names and column not in _COUNTS
+        is_name = (index < section.n_names and column not in _COUNTS) or column in _WORDS
         table.add_column(Text(column), justify="left" if is_name else "right", overflow="fold")
     for row in section.rows:
         table.add_row(*(Text(row[index]) for index in columns))

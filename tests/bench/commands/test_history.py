@@ -19,8 +19,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}, catch_exceptions=False)
+def run(*arguments: str, width: int = 200) -> str:
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": str(width)}, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -36,6 +36,13 @@ def test_records_are_listed_and_found() -> None:
     assert "a1b2c3d4e5f6" in run("--engine", "cpu")
     assert "b00000000000" not in run("--engine", "cpu")
     assert "no such record" in run("--model", "gemma")
+
+
+def test_a_narrow_terminal_cuts_no_id_and_no_time() -> None:
+    history.add(RECORD)
+    lines = run(width=80).splitlines()
+    assert sum(line.startswith("a1b2c3d4e5f6 ") for line in lines) > 1
+    assert any("2025-11-22 18:30" in line for line in lines)
 
 
 def test_a_record_is_shown_exported_and_removed(home: Path) -> None:
