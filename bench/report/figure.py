@@ -88,6 +88,14 @@ def draw(name: str, paint: Callable[[Sequence[Axes]], None], n_panels: int = 1, 
         return _inline(name, figure)
 
 
+def looks(series: Sequence[tuple[str, str]]) -> list[int]:
+    """Numbers for `style`, one for each (engine, how it ran): an engine keeps its colour and a way to run its line, while they last."""
+    engines, ways = list(dict.fromkeys(engine for engine, _ in series)), list(dict.fromkeys(way for _, way in series))
+    if len(engines) > N_COLOURS or len(ways) > len(_LINES):
+        return list(range(len(series)))
+    return [engines.index(engine) + N_COLOURS * ways.index(way) for engine, way in series]
+
+
 def style(index: int) -> dict[str, Any]:
     """Colour, marker and line of a series: no two of the first 24 look alike, even without colours."""
     return {

@@ -13,7 +13,7 @@ from edgelm.bench.figures import Interval, median_interval, speeds
 from edgelm.bench.load.goodput import Quantiles, level_figures
 from edgelm.bench.record import Load, Measurement, Record, Sustain
 from edgelm.bench.report.energy_sections import level_name
-from edgelm.bench.report.figure import INK, draw, legend_below, plain_log, style
+from edgelm.bench.report.figure import INK, draw, legend_below, looks, plain_log, style
 from edgelm.bench.report.plots import Plot, errors, missing
 
 if TYPE_CHECKING:
@@ -125,7 +125,11 @@ def _paint_points(axes: Axes, points: Sequence[Measurement], series: Sequence[tu
         if m.limit is None:
             continue
         key = (m.engine, m.n_threads)
-        look = style(series.index(key)) | {"linestyle": "none"} | ({"markerfacecolor": "none"} if m.phase == "prefill" else {})
+        look = (
+            style(looks([(engine, str(n)) for engine, n in series])[series.index(key)])
+            | {"linestyle": "none"}
+            | ({"markerfacecolor": "none"} if m.phase == "prefill" else {})
+        )
         interval = median_interval(speeds(m))
         scale = m.limit.macs_per_token / 1e9
         scaled = Interval(interval.value * scale, *(None if end is None else end * scale for end in (interval.low, interval.high)))

@@ -13,7 +13,7 @@ from edgelm.bench.energy_figures import measurement_share
 from edgelm.bench.figures import Interval, itl_s, median_interval, speeds, ttft_s
 from edgelm.bench.record import Measurement, Record
 from edgelm.bench.report.energy_sections import why_no_energy
-from edgelm.bench.report.figure import draw, legend_below, plain_log, style
+from edgelm.bench.report.figure import draw, legend_below, looks, plain_log, style
 from edgelm.bench.report.sections import model_name
 
 if TYPE_CHECKING:
@@ -87,8 +87,16 @@ def _by_label(cases: Sequence[Case]) -> dict[str, list[Measurement]]:
     return series
 
 
-def _styles(cases: Sequence[Case]) -> dict[str, int]:
+def _ranks(cases: Sequence[Case]) -> dict[str, int]:
+    """Where each series stands beside the others."""
     return {label: index for index, label in enumerate(dict.fromkeys(case.label for case in cases))}
+
+
+def _looks(cases: Sequence[Case]) -> dict[str, int]:
+    """The number of each series' style."""
+    labels = list(_ranks(cases))
+    split = [(engine, way) for engine, _, way in (label.partition(", ") for label in labels)]
+    return dict(zip(labels, looks(split), strict=True))
 
 
 def _speed_by_depth(cases: Sequence[Case]) -> Plot:
@@ -105,7 +113,7 @@ def _speed_by_depth(cases: Sequence[Case]) -> Plot:
                 ordered = sorted(found, key=lambda m: m.depth)
                 intervals = [median_interval(speeds(m)) for m in ordered]
                 x = [_shifted(m.depth, label, cases, depths) for m in ordered]
-                axes.errorbar(x, [i.value for i in intervals], errors(intervals), label=label, **style(_styles(cases)[label]))
+                axes.errorbar(x, [i.value for i in intervals], errors(intervals), label=label, **style(_looks(cases)[label]))
             axes.set_ylabel(f"{phase}, tokens/s")
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("tokens held before (depth)")
@@ -127,9 +135,9 @@ def _is_main_prompt(case: Case, cases: Sequence[Case]) -> bool:
 
 def _shifted(depth: int, label: str, cases: Sequence[Case], depths: Sequence[int]) -> float:
     """Series beside each other, so that no error bar hides another."""
-    n = len(_styles(cases))
+    n = len(_ranks(cases))
     step = (max(depths) - min(depths)) * 0.012 or 0.1
-    return depth + (_styles(cases)[label] - (n - 1) / 2) * step
+    return depth + (_ranks(cases)[label] - (n - 1) / 2) * step
 
 
 def _ttft_by_prompt(cases: Sequence[Case]) -> Plot:
@@ -145,7 +153,7 @@ def _ttft_by_prompt(cases: Sequence[Case]) -> Plot:
             ordered = sorted(found, key=lambda m: m.n_prompt)
             intervals = [median_interval(ttft_s(m)) for m in ordered]
             x = [m.n_prompt * _beside(label, cases) for m in ordered]
-            axes.errorbar(x, [i.value for i in intervals], errors(intervals), label=label, **style(_styles(cases)[label]))
+            axes.errorbar(x, [i.value for i in intervals], errors(intervals), label=label, **style(_looks(cases)[label]))
         _paint_cold(axes, chosen, cases)
         axes.set_xscale("log")
         axes.set_xticks(prompts, [f"{n:,}" for n in prompts])
@@ -166,8 +174,8 @@ def _ttft_by_prompt(cases: Sequence[Case]) -> Plot:
 
 def _beside(label: str, cases: Sequence[Case]) -> float:
     """Factor that sets a series beside the others on a logarithmic axis."""
-    styles = _styles(cases)
-    return float(1.03 ** (styles[label] - (len(styles) - 1) / 2))
+    ranks = _ranks(cases)
+    return float(1.03 ** (ranks[label] - (len(ranks) - 1) / 2))
 
 
 def _paint_cold(axes: Axes, chosen: Sequence[Case], cases: Sequence[Case]) -> None:
@@ -180,7 +188,7 @@ def _paint_cold(axes: Axes, chosen: Sequence[Case], cases: Sequence[Case]) -> No
         seen.add(case.label)
         beside = _beside(case.label, cases)
         points = [(o.n_prompt * beside, o.first_token_s - o.spawned_s) for o in engine.openings if o.first_token_s is not None]
-        look = style(_styles(cases)[case.label]) | {"linestyle": "none", "markerfacecolor": "none", "markersize": 7.0, "zorder": 3.0}
+        look = style(_looks(cases)[case.label]) | {"linestyle": "none", "markerfacecolor": "none", "markersize": 7.0, "zorder": 3.0}
         axes.plot([x for x, _ in points], [y for _, y in points], **look)
 
 
@@ -199,7 +207,7 @@ def _gaps(cases: Sequence[Case]) -> Plot:
             share = 1 - np.arange(len(gaps)) / len(gaps)
             picks = np.unique(np.rint(np.geomspace(1, len(gaps), min(len(gaps), _MAX_STEPS)))).astype(int)
             kept = len(gaps) - picks[::-1]  # denser towards the slowest, where a logarithmic axis has room
-            look = style(_styles(cases)[label]) | {"marker": ""}
+            look = style(_looks(cases)[label]) | {"marker": ""}
             axes.step(gaps[kept], share[kept], where="post", label=label, **look)
         plain_log(axes, "x")
         axes.set_yscale("log")
@@ -225,7 +233,7 @@ def _speed_by_watts(cases: Sequence[Case], records: Sequence[Record]) -> Plot:
         drawn: set[str] = set()
         for case, share in points:
             interval = median_interval(speeds(case.measurement))
-            look = style(_styles(cases)[case.label]) | {"linestyle": "none"}
+            look = style(_looks(cases)[case.label]) | {"linestyle": "none"}
             across = share.watts * share.uncertainty if share.uncertainty is not None else None
             axes.errorbar(share.watts, interval.value, errors([interval]), across, label="" if case.label in drawn else case.label, **look)
             drawn.add(case.label)
@@ -260,7 +268,7 @@ def _energy_by_kl(cases: Sequence[Case]) -> Plot:
         axes = panels[0]
         drawn: set[str] = set()
         for case, share, quality in points:
-            look = style(_styles(cases)[case.label]) | {"linestyle": "none"}
+            look = style(_looks(cases)[case.label]) | {"linestyle": "none"}
             up = share.gross_j * share.uncertainty if share.uncertainty is not None else None
             label = "" if case.label in drawn else case.label
             axes.errorbar(quality.mean_kl, share.gross_j, up, quality.se_mean_kl, label=label, **look)
