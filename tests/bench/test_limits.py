@@ -42,10 +42,10 @@ def test_ctrl_c_ends_it_at_once_and_harms_nothing() -> None:
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
         measure_limits(2)
-    for thread in threading.enumerate():
-        if thread.name.startswith("limits-"):
-            thread.join(1.0)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("limits-")]
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith("limits-")]
+    for thread in readers:
+        thread.join(1.0)
+    assert not any(thread.is_alive() for thread in readers)
 
 
 def test_no_threads_is_refused() -> None:

@@ -100,12 +100,18 @@ def test_reopening_leaves_nothing_behind(case: Case, tmp_path: Path) -> None:
     use()
     use()  # what is kept for the process (libraries, compiled kernels) is there now
     process, n = psutil.Process(), 6
-    gc.collect()
-    before, n_threads = process.memory_info().rss, process.num_threads()
-    for _ in range(n):
-        use()
-    gc.collect()
-    assert process.memory_info().rss - before < n * _LEAK_BYTES
+    n_threads = process.num_threads()
+
+    def growth() -> int:
+        gc.collect()
+        before = process.memory_info().rss
+        for _ in range(n):
+            use()
+        gc.collect()
+        return process.memory_info().rss - before
+
+    # what leaks does so every time; an allocator that keeps memory for later does not
+    assert growth() < n * _LEAK_BYTES or growth() < n * _LEAK_BYTES
     assert process.num_threads() <= n_threads
     for rows in wanted[1:]:
         assert distance(rows, wanted[0]) < case.own_error
