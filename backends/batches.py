@@ -20,7 +20,7 @@ def check_batch(batch: Batch, n_vocab: int, n_ctx: int, length: Callable[[int], 
         InvalidRequestError: a sequence comes twice, a chunk is empty, or a token is not in the vocabulary.
         ContextOverflowError: a sequence would exceed n_ctx.
     """
-    if len({chunk.sequence for chunk in batch}) < len(batch):
+    if len(batch) > 1 and len({chunk.sequence for chunk in batch}) < len(batch):
         raise InvalidRequestError("a sequence comes twice in one batch; join its tokens into one chunk")
     for chunk in batch:
         _check_tokens(chunk, n_vocab)
@@ -35,6 +35,7 @@ def _check_tokens(chunk: Chunk, n_vocab: int) -> None:
         raise InvalidRequestError(
             f"the chunk of sequence {chunk.sequence} has tokens of shape {tokens.shape}; give at least one, in one dimension"
         )
-    wrong = tokens[(tokens < 0) | (tokens >= n_vocab)]
-    if len(wrong):
+    least, most = (tokens[0], tokens[0]) if len(tokens) == 1 else (tokens.min(), tokens.max())
+    if least < 0 or most >= n_vocab:
+        wrong = tokens[(tokens < 0) | (tokens >= n_vocab)]
         raise InvalidRequestError(f"token {wrong[0]} is not in the vocabulary of {n_vocab} tokens")
