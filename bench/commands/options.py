@@ -14,7 +14,7 @@ from edgelm.runtime.settings import read_settings
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Path of a GGUF file or of an exported folder, or a catalogue name.")]
 MaybeModel = Annotated[
-    str, typer.Argument(metavar="[MODEL]", help="Path of a GGUF file or of an exported folder, or a catalogue name.", show_default=False)
+    str, typer.Argument(metavar="MODEL", help="Path of a GGUF file or of an exported folder, or a catalogue name.", show_default=False)
 ]
 
 
