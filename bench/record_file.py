@@ -62,10 +62,11 @@ def decode_record(data: bytes | str, where: str) -> Record:
 
     Raises:
         RecordError: it is malformed, says what cannot be, or is of another version.
+        MissingPackageError: pydantic is not installed.
     """
+    adapter = _adapter()
     from pydantic import ValidationError
 
-    adapter = _adapter()
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -81,6 +82,15 @@ def decode_record(data: bytes | str, where: str) -> Record:
     if problem is not None:
         raise RecordError(f"{where} is no sound record: {problem}; measure again with edgebench run --json")
     return record
+
+
+def require_records() -> None:
+    """Make sure that records can be written here.
+
+    Raises:
+        MissingPackageError: pydantic is not installed.
+    """
+    _adapter()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgelm.bench.shapes import SHAPES
+from edgelm.bench.shapes import SHAPES, cached_shape
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.runtime.catalogue import resolve_model
 from edgelm.runtime.settings import read_settings
@@ -60,8 +60,6 @@ def model_path(model: str, shape: str, format_name: str) -> Path:
         raise InvalidRequestError("give either a MODEL or --shape NAME")
     if model:
         return resolve_model(model)
-    from edgelm.bench.shapes import cached_shape
-
     return cached_shape(shape, format_name, read_settings().home / "shapes")
 
 

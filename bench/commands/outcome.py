@@ -13,13 +13,18 @@ from edgelm.bench.commands.interrupts import no_interrupt
 from edgelm.bench.history import add as add_to_history
 from edgelm.bench.interleave import Progress as Report
 from edgelm.bench.record import Record
-from edgelm.bench.record_file import write_record, write_text
+from edgelm.bench.record_file import require_records, write_record, write_text
 from edgelm.bench.report.tables import print_record
 from edgelm.errors import EdgeLMError, RecordError
 
 
 def with_progress_bar(measure: Callable[[Report], Record]) -> Record:
-    """Run `measure`, and show on stderr how far it is."""
+    """Run `measure`, and show on stderr how far it is.
+
+    Raises:
+        MissingPackageError: what records are written with is not installed.
+    """
+    require_records()  # a record that cannot be kept is told before minutes are spent on it
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -1,12 +1,13 @@
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgelm.bench.record import EngineRun, Machine, Measurement, Record, Trial
-from edgelm.bench.record_file import decode_record, encode_record, read_record, write_record, write_text
-from edgelm.errors import RecordError
+from edgelm.bench.record_file import decode_record, encode_record, read_record, require_records, write_record, write_text
+from edgelm.errors import MissingPackageError, RecordError
 
 RECORD = Record(
     "run",
@@ -77,3 +78,11 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_without_pydantic_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = encode_record(RECORD)
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    for work in (require_records, lambda: decode_record(text, "it"), lambda: encode_record(RECORD)):
+        with pytest.raises(MissingPackageError, match="pip install"):
+            work()
