@@ -93,7 +93,10 @@ def test_what_waited_too_long_is_an_error_not_a_hole() -> None:
     with ScriptedServer() as server:
         level = _open(server, 500.0, Bounds(4, None, in_flight=1), "stall", timeout_s=0.3)
     errors = [request.error for request in level.requests]
-    assert sorted(set(errors)) == ["timeout before it was sent", "timeout in mid-stream"] or errors.count("timeout before it was sent") == 3
+    # One request holds the only place until its limit; of the others one may still be sent, with only milliseconds left.
+    assert set(errors) <= {"timeout before it was sent", "timeout in mid-stream", "timeout"}
+    assert errors.count("timeout before it was sent") >= 2
+    assert len(errors) == 4
     assert level.state == "failed"
     assert all(request.ended_s >= request.due_s + 0.29 for request in level.requests)
 
