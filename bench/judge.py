@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from edgelm.backends.registry import open_backend
 from edgelm.bench.dequantize import write_dequantized
-from edgelm.bench.divergence import Divergence, divergence
 from edgelm.bench.llamacpp_peer import LlamaCppPeer
 from edgelm.bench.runner import BackendRunner
 from edgelm.errors import InvalidRequestError
+from edgelm.quant.divergence import Divergence, divergence
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from edgelm.backends.base import Backend, Chunk, Outputs
 from edgelm.backends.registry import open_backend
-from edgelm.bench.clustered import clustered_mean, clusters
-from edgelm.bench.divergence import TokenScores, token_scores
 from edgelm.bench.quality_gate import keeps_gate
 from edgelm.bench.record import Quality
 from edgelm.errors import InvalidRequestError, MeasurementError
+from edgelm.quant.clustered import clustered_mean, clusters
+from edgelm.quant.divergence import TokenScores, token_scores
 from edgelm.quant.exported_folder import is_exported_folder
 from edgelm.quant.open_model import open_model
 from edgelm.runtime.tokenizer import Tokenizer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from edgelm.bench.clustered import clusters, student_t
 from edgelm.bench.figures import Interval
 from edgelm.bench.record import Quality
+from edgelm.quant.clustered import clusters, student_t
 
 
 def perplexity_rise(quality: Quality) -> Interval:

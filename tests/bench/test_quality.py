@@ -13,12 +13,12 @@ from tiny_models import write_tiny
 from edgelm.backends.registry import open_backend
 from edgelm.backends.scripted import ScriptedBackend
 from edgelm.bench import quality as quality_module
-from edgelm.bench.divergence import divergence
 from edgelm.bench.quality import QualityTest, check_same_vocabulary, qualities, score_windows, text_windows
 from edgelm.bench.quality_gate import gate_verdict, is_undecided, perplexity_rise
 from edgelm.bench.record import Quality
 from edgelm.bench.runner import BackendRunner
 from edgelm.errors import InvalidRequestError, MeasurementError
+from edgelm.quant.divergence import divergence
 from edgelm.quant.open_model import open_model
 from edgelm.runtime.export import export
 from edgelm.runtime.tokenizer import Tokenizer

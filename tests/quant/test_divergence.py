@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from edgelm.bench.divergence import divergence, token_scores
 from edgelm.errors import InvalidRequestError
+from edgelm.quant.divergence import divergence, token_scores
 
 
 def logits_of(*rows: list[float]) -> np.ndarray:

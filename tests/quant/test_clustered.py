@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgelm.bench.clustered import clustered_mean, clusters, student_t
+from edgelm.quant.clustered import clustered_mean, clusters, student_t
 
 
 def test_of_clusters_of_one_size_it_is_the_error_of_their_means() -> None:
