@@ -67,11 +67,17 @@ def block(c: ModelConfig, layer: LayerTensors, x: Array, tables: Tables | None, 
 
 
 def attention(c: ModelConfig, layer: LayerTensors, x: Array, tables: Tables | None, mask: Array) -> Array:
-    """softmax(q k^T scale + mask) v for each head; n_heads / n_kv_heads neighbouring heads share one k and v. x, result [n, n_embd]."""
-    n, d = len(x), c.head_dim
-    q = linear(layer.q, x).reshape(n, c.n_heads, d)
-    k = linear(layer.k, x).reshape(n, c.n_kv_heads, d)
-    v = linear(layer.v, x).reshape(n, c.n_kv_heads, d)
+    """o(heads(q(x), k(x), v(x))). x, result [n, n_embd]."""
+    return linear(layer.o, heads(c, layer, linear(layer.q, x), linear(layer.k, x), linear(layer.v, x), tables, mask))
+
+
+def heads(c: ModelConfig, layer: LayerTensors, q: Array, k: Array, v: Array, tables: Tables | None, mask: Array) -> Array:
+    """softmax(q k^T scale + mask) v for each head; n_heads / n_kv_heads neighbouring heads share one k and v.
+
+    q and result [n, n_heads * head_dim]; k, v [n, n_kv_heads * head_dim].
+    """
+    n, d = len(q), c.head_dim
+    q, k, v = q.reshape(n, c.n_heads, d), k.reshape(n, c.n_kv_heads, d), v.reshape(n, c.n_kv_heads, d)
     q, k = rms_norm(q, layer.q_norm, c.norm_eps), rms_norm(k, layer.k_norm, c.norm_eps)
     if tables is not None:
         q, k = rotate(q, tables, c.row.rope), rotate(k, tables, c.row.rope)
@@ -81,13 +87,18 @@ def attention(c: ModelConfig, layer: LayerTensors, x: Array, tables: Tables | No
     values: Array = v.transpose(1, 0, 2)[:, None]  # [kv, 1, n, d]
     scores = softcap(queries @ keys * c.attention_scale, c.attention_softcap) + mask  # [kv, group, n, n]
     mixed = softmax(scores) @ values  # [kv, group, n, d]
-    return linear(layer.o, mixed.transpose(2, 0, 1, 3).reshape(n, c.n_heads * d))
+    return mixed.transpose(2, 0, 1, 3).reshape(n, c.n_heads * d)
 
 
 def feed_forward(c: ModelConfig, layer: LayerTensors, x: Array) -> Array:
     """down(act(gate(x)) * up(x)), the gated unit of Shazeer 2020 (arXiv 2002.05202). x, result [n, n_embd]."""
+    return linear(layer.down, gated(c, linear(layer.gate, x), linear(layer.up, x)))
+
+
+def gated(c: ModelConfig, gate: Array, up: Array) -> Array:
+    """act(gate) * up; all [..., n_ff]."""
     activation = gelu if c.row.activation == "gelu" else silu
-    return linear(layer.down, activation(linear(layer.gate, x)) * linear(layer.up, x))
+    return activation(gate) * up
 
 
 def linear(layer: Linear, x: Array) -> Array:

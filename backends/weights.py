@@ -186,6 +186,15 @@ def read_tensors(file: ModelFile, config: ModelConfig) -> ModelTensors:
     return tensors
 
 
+def read_layer(tensors: Mapping[str, Tensor], config: ModelConfig, layer: int) -> LayerTensors:
+    """The tensors of one block.
+
+    Raises:
+        ModelFileError: as read_tensors.
+    """
+    return _read_layer(_Reader(tensors), config, f"blk.{layer}.")
+
+
 def _read_layer(reader: _Reader, config: ModelConfig, prefix: str) -> LayerTensors:
     embd, ff, head = config.n_embd, config.n_ff, config.head_dim
     q_size, kv_size = config.n_heads * head, config.n_kv_heads * head
