@@ -11,9 +11,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from edgelm.quant.block_codes import pack_4_bit_codes, pack_5_bit_codes, unpack_4_bit_codes, unpack_5_bit_codes
 from edgelm.quant.block_format import BlockFormat, Blocks, Columns, Field, Values, column
 from edgelm.quant.k_quants import IQ4_XS, Q4_K, Q5_K, Q6_K
-from edgelm.quant.nibbles import IQ4_TABLE, Codes, nearest_iq4, pack_nibbles, search_iq4_scale, unpack_nibbles
+from edgelm.quant.nibbles import IQ4_TABLE, Codes, nearest_iq4, search_iq4_scale
 
 __all__ = [
     "BF16",
@@ -81,56 +82,44 @@ BF16 = BlockFormat("BF16", 30, 1, 2, (Field("values", "<u2", 0),), _decode_bf16,
 # -- 32 elements per block -------------------------------------------------------------------------------------------------------------
 
 
-def _fifth_bits(blocks: Blocks) -> Codes:
-    """Codes 0 .. 31 of Q5_0 and Q5_1, uint8 [n, 32]: bit i of the little-endian word qh is the fifth bit of element i."""
-    high = np.unpackbits(blocks["qh"].astype("<u4")[:, None].view(np.uint8), axis=1, bitorder="little")
-    codes: Codes = unpack_nibbles(blocks["qs"]).reshape(-1, 32) | high << 4
-    return codes
-
-
-def _pack_fifth_bits(codes: Codes) -> Columns:
-    high = np.packbits(codes >> 4, axis=1, bitorder="little").view("<u4")[:, 0]
-    return {"qh": high, "qs": pack_nibbles((codes & 15).reshape(-1, 2, 16))}
-
-
 def _decode_q4_0(blocks: Blocks) -> Values:
-    return column(blocks, "d") * (unpack_nibbles(blocks["qs"]).reshape(-1, 32).astype(np.float32) - 8)
+    return column(blocks, "d") * (unpack_4_bit_codes(blocks).astype(np.float32) - 8)
 
 
 def _encode_q4_0(values: Values) -> Columns:
     d = _largest(values) / -8
     codes = _codes(values * _inverse(d) + np.float32(8.5), 15)
-    return {"d": d[:, 0], "qs": pack_nibbles(codes.reshape(-1, 2, 16))}
+    return {"d": d[:, 0], **pack_4_bit_codes(codes)}
 
 
 def _decode_q4_1(blocks: Blocks) -> Values:
-    return column(blocks, "d") * unpack_nibbles(blocks["qs"]).reshape(-1, 32) + column(blocks, "m")
+    return column(blocks, "d") * unpack_4_bit_codes(blocks) + column(blocks, "m")
 
 
 def _encode_q4_1(values: Values) -> Columns:
     m = values.min(axis=1, keepdims=True)
     d = (values.max(axis=1, keepdims=True) - m) / 15
     codes = _codes((values - m) * _inverse(d) + np.float32(0.5), 15)
-    return {"d": d[:, 0], "m": m[:, 0], "qs": pack_nibbles(codes.reshape(-1, 2, 16))}
+    return {"d": d[:, 0], "m": m[:, 0], **pack_4_bit_codes(codes)}
 
 
 def _decode_q5_0(blocks: Blocks) -> Values:
-    return column(blocks, "d") * (_fifth_bits(blocks).astype(np.float32) - 16)
+    return column(blocks, "d") * (unpack_5_bit_codes(blocks).astype(np.float32) - 16)
 
 
 def _encode_q5_0(values: Values) -> Columns:
     d = _largest(values) / -16
-    return {"d": d[:, 0], **_pack_fifth_bits(_codes(values * _inverse(d) + np.float32(16.5), 31))}
+    return {"d": d[:, 0], **pack_5_bit_codes(_codes(values * _inverse(d) + np.float32(16.5), 31))}
 
 
 def _decode_q5_1(blocks: Blocks) -> Values:
-    return column(blocks, "d") * _fifth_bits(blocks) + column(blocks, "m")
+    return column(blocks, "d") * unpack_5_bit_codes(blocks) + column(blocks, "m")
 
 
 def _encode_q5_1(values: Values) -> Columns:
     m = values.min(axis=1, keepdims=True)
     d = (values.max(axis=1, keepdims=True) - m) / 31
-    return {"d": d[:, 0], "m": m[:, 0], **_pack_fifth_bits(_codes((values - m) * _inverse(d) + np.float32(0.5), 31))}
+    return {"d": d[:, 0], "m": m[:, 0], **pack_5_bit_codes(_codes((values - m) * _inverse(d) + np.float32(0.5), 31))}
 
 
 def _decode_q8_0(blocks: Blocks) -> Values:
@@ -146,13 +135,13 @@ def _encode_q8_0(values: Values) -> Columns:
 
 
 def _decode_iq4_nl(blocks: Blocks) -> Values:
-    return column(blocks, "d") * IQ4_TABLE[unpack_nibbles(blocks["qs"]).reshape(-1, 32)]
+    return column(blocks, "d") * IQ4_TABLE[unpack_4_bit_codes(blocks)]
 
 
 def _encode_iq4_nl(values: Values) -> Columns:
     d = search_iq4_scale(values).astype(np.float16)
     codes = nearest_iq4(values * _inverse(d.astype(np.float32)[:, None]))
-    return {"d": d, "qs": pack_nibbles(codes.reshape(-1, 2, 16))}
+    return {"d": d, **pack_4_bit_codes(codes)}
 
 
 Q4_0 = BlockFormat("Q4_0", 2, 32, 18, (Field("d", "<f2", 0), Field("qs", "u1", 2, 16)), _decode_q4_0, _encode_q4_0)

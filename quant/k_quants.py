@@ -7,8 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgelm.quant.block_codes import (
+    pack_iq4_xs_codes,
+    pack_q4_k_codes,
+    pack_q5_k_codes,
+    pack_q6_k_codes,
+    unpack_iq4_xs_codes,
+    unpack_q4_k_codes,
+    unpack_q5_k_codes,
+    unpack_q6_k_codes,
+)
 from edgelm.quant.block_format import BlockFormat, Blocks, Columns, Field, Values, column
-from edgelm.quant.nibbles import IQ4_TABLE, Codes, nearest_iq4, pack_nibbles, search_iq4_scale, unpack_nibbles
+from edgelm.quant.nibbles import IQ4_TABLE, Codes, nearest_iq4, search_iq4_scale
 
 
 def _divide(values: Values, scale: Values) -> Values:
@@ -40,11 +50,11 @@ def pack_scales_and_mins(scales: Codes, mins: Codes) -> Codes:
 
 
 def _decode_with_mins(blocks: Blocks, codes: Codes) -> Values:
-    """codes uint8 [n, 8, 32] to values [n, 256]."""
+    """codes uint8 [n, 256] to values [n, 256]."""
     scales, mins = unpack_scales_and_mins(blocks["scales"])
     scale = column(blocks, "d") * scales
     offset = column(blocks, "dmin") * mins
-    values: Values = scale[:, :, None] * codes - offset[:, :, None]
+    values: Values = scale[:, :, None] * codes.reshape(-1, 8, 32) - offset[:, :, None]
     return values.reshape(-1, 256)
 
 
@@ -63,34 +73,28 @@ def _encode_with_mins(values: Values, top: int) -> tuple[Columns, Codes]:
 
 
 def _decode_q4_k(blocks: Blocks) -> Values:
-    return _decode_with_mins(blocks, unpack_nibbles(blocks["qs"].reshape(-1, 4, 32)).reshape(-1, 8, 32))
+    return _decode_with_mins(blocks, unpack_q4_k_codes(blocks))
 
 
 def _encode_q4_k(values: Values) -> Columns:
     columns, codes = _encode_with_mins(values, 15)
-    return {**columns, "qs": pack_nibbles(codes.reshape(-1, 4, 2, 32)).reshape(-1, 128)}
+    return {**columns, **pack_q4_k_codes(codes)}
 
 
 def _decode_q5_k(blocks: Blocks) -> Values:
-    low = unpack_nibbles(blocks["qs"].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    high = np.unpackbits(blocks["qh"][:, None, :], axis=1, bitorder="little")
-    return _decode_with_mins(blocks, low | high << 4)
+    return _decode_with_mins(blocks, unpack_q5_k_codes(blocks))
 
 
 def _encode_q5_k(values: Values) -> Columns:
     columns, codes = _encode_with_mins(values, 31)
-    high = np.packbits(codes >> 4, axis=1, bitorder="little").reshape(-1, 32)
-    return {**columns, "qh": high, "qs": pack_nibbles((codes & 15).reshape(-1, 4, 2, 32)).reshape(-1, 128)}
+    return {**columns, **pack_q5_k_codes(codes)}
 
 
 # -- Q6_K: w = d * sc * (q - 32), a scale per 16 --------------------------------------------------------------------------------------
 
 
 def _decode_q6_k(blocks: Blocks) -> Values:
-    # In each half of 128 elements, 64 bytes hold elements 0..63 low and 64..127 high, and 32 bytes hold the upper bits of four rows of 32.
-    low = unpack_nibbles(blocks["ql"].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
-    high = blocks["qh"].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    codes = (low | high << 4).reshape(-1, 16, 16).astype(np.float32) - 32
+    codes = unpack_q6_k_codes(blocks).reshape(-1, 16, 16).astype(np.float32) - 32
     scale = column(blocks, "d") * blocks["scales"]
     values: Values = scale[:, :, None] * codes
     return values.reshape(-1, 256)
@@ -103,11 +107,8 @@ def _encode_q6_k(values: Values) -> Columns:
     top = np.take_along_axis(scale, np.abs(scale).argmax(axis=1, keepdims=True), axis=1)
     d = _round_to_f16(top / -128)
     scales = np.rint(_divide(scale, d)).clip(-128, 127).astype(np.int8)
-    codes = (np.rint(_divide(rows, (d * scales)[:, :, None])).clip(-32, 31) + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
-    high = codes >> 4
-    qh = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
-    ql = pack_nibbles((codes & 15).reshape(-1, 2, 2, 64))
-    return {"ql": ql.reshape(-1, 128), "qh": qh.reshape(-1, 64), "scales": scales, "d": d[:, 0]}
+    codes = (np.rint(_divide(rows, (d * scales)[:, :, None])).clip(-32, 31) + 32).astype(np.uint8)
+    return {**pack_q6_k_codes(codes), "scales": scales, "d": d[:, 0]}
 
 
 # -- IQ4_XS: w = d * (ls - 32) * IQ4_TABLE[q], a scale per 32 -------------------------------------------------------------------------
@@ -121,8 +122,16 @@ def unpack_iq4_xs_scales(low: Codes, high: Codes) -> Codes:
     return scales
 
 
+def pack_iq4_xs_scales(scales: Codes) -> tuple[Codes, Codes]:
+    """The inverse of unpack_iq4_xs_scales: int8 [n, 8] to `scales_l` uint8 [n, 4] and `scales_h` uint16 [n]."""
+    stored = (scales.astype(np.int16) + 32).astype(np.uint16)
+    high = ((stored >> 4) << np.arange(0, 16, 2, dtype=np.uint16)).sum(axis=1, dtype=np.uint16)
+    low = ((stored[:, 0::2] & 15) | (stored[:, 1::2] & 15) << 4).astype(np.uint8)
+    return low, high
+
+
 def _decode_iq4_xs(blocks: Blocks) -> Values:
-    codes = unpack_nibbles(blocks["qs"].reshape(-1, 8, 16)).reshape(-1, 8, 32)
+    codes = unpack_iq4_xs_codes(blocks).reshape(-1, 8, 32)
     scale = column(blocks, "d") * unpack_iq4_xs_scales(blocks["scales_l"], blocks["scales_h"])
     return (scale[:, :, None] * IQ4_TABLE[codes]).reshape(-1, 256)
 
@@ -134,10 +143,8 @@ def _encode_iq4_xs(values: Values) -> Columns:
     d = _round_to_f16(top / -32)
     ls = np.rint(_divide(scale, d)).clip(-32, 31)
     codes = nearest_iq4(_divide(rows, (d * ls.astype(np.float32))[:, :, None]))
-    stored = (ls + 32).astype(np.uint16)
-    high = ((stored >> 4) << np.arange(0, 16, 2, dtype=np.uint16)).sum(axis=1, dtype=np.uint16)
-    low = ((stored[:, 0::2] & 15) | (stored[:, 1::2] & 15) << 4).astype(np.uint8)
-    return {"d": d[:, 0], "scales_h": high, "scales_l": low, "qs": pack_nibbles(codes.reshape(-1, 8, 2, 16)).reshape(-1, 128)}
+    low, high = pack_iq4_xs_scales(ls.astype(np.int8))
+    return {"d": d[:, 0], "scales_h": high, "scales_l": low, **pack_iq4_xs_codes(codes)}
 
 
 Q4_K = BlockFormat(

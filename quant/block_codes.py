@@ -1,0 +1,96 @@
+"""Where the codes of a block's elements lie in its bytes: one pair of functions per layout, exact in both directions.
+
+`unpack_...` takes blocks [n] to codes uint8 [n, n_elements] in the order of the elements; `pack_...` gives the fields that hold them.
+Codes count from 0: what value a code stands for is the format's own business (blocks.py, k_quants.py, grid_formats.py).
+Source of the layouts: ggml/src/ggml-common.h and the dequantize functions of ggml/src/ggml-quants.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgelm.quant.block_format import Blocks, Columns
+from edgelm.quant.nibbles import Codes, pack_nibbles, unpack_nibbles
+
+# -- 32 elements: element j in the low nibble of byte j, element j + 16 in the high one --------------------------------------------------
+
+
+def unpack_4_bit_codes(blocks: Blocks) -> Codes:
+    """Q4_0, Q4_1, IQ4_NL: codes 0 .. 15."""
+    return unpack_nibbles(blocks["qs"]).reshape(-1, 32)
+
+
+def pack_4_bit_codes(codes: Codes) -> Columns:
+    return {"qs": pack_nibbles(codes.reshape(-1, 2, 16))}
+
+
+def unpack_5_bit_codes(blocks: Blocks) -> Codes:
+    """Q5_0, Q5_1: codes 0 .. 31; bit i of the little-endian word qh is the fifth bit of element i."""
+    high = np.unpackbits(blocks["qh"].astype("<u4")[:, None].view(np.uint8), axis=1, bitorder="little")
+    codes: Codes = unpack_4_bit_codes(blocks) | high << 4
+    return codes
+
+
+def pack_5_bit_codes(codes: Codes) -> Columns:
+    high = np.packbits(codes >> 4, axis=1, bitorder="little").view("<u4")[:, 0]
+    return {"qh": high, **pack_4_bit_codes(codes & 15)}
+
+
+def unpack_8_bit_codes(blocks: Blocks) -> Codes:
+    """Q8_0: the signed bytes as codes 0 .. 255, so that code 128 is the byte 0."""
+    codes: Codes = np.ascontiguousarray(blocks["qs"]).view(np.uint8) ^ 128
+    return codes
+
+
+def pack_8_bit_codes(codes: Codes) -> Columns:
+    return {"qs": (codes ^ 128).view(np.int8)}
+
+
+# -- 256 elements ------------------------------------------------------------------------------------------------------------------------
+
+
+def unpack_q4_k_codes(blocks: Blocks) -> Codes:
+    """Codes 0 .. 15: 32 bytes hold group 2c in their low nibbles and group 2c + 1 in their high ones."""
+    return unpack_nibbles(blocks["qs"].reshape(-1, 4, 32)).reshape(-1, 256)
+
+
+def pack_q4_k_codes(codes: Codes) -> Columns:
+    return {"qs": pack_nibbles(codes.reshape(-1, 4, 2, 32)).reshape(-1, 128)}
+
+
+def unpack_q5_k_codes(blocks: Blocks) -> Codes:
+    """Codes 0 .. 31: bit j of byte l of qh is the fifth bit of element l of group j."""
+    high = np.unpackbits(blocks["qh"][:, None, :], axis=1, bitorder="little").reshape(-1, 256)
+    codes: Codes = unpack_q4_k_codes(blocks) | high << 4
+    return codes
+
+
+def pack_q5_k_codes(codes: Codes) -> Columns:
+    high = np.packbits((codes >> 4).reshape(-1, 8, 32), axis=1, bitorder="little").reshape(-1, 32)
+    return {"qh": high, **pack_q4_k_codes(codes & 15)}
+
+
+def unpack_q6_k_codes(blocks: Blocks) -> Codes:
+    """Codes 0 .. 63. In each half of 128 elements, 64 bytes of ql hold elements 0 .. 63 low and 64 .. 127 high, and the four pairs of
+    bits in 32 bytes of qh are the upper bits of four rows of 32."""
+    low = unpack_nibbles(blocks["ql"].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
+    high = blocks["qh"].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    codes: Codes = (low | high << 4).reshape(-1, 256)
+    return codes
+
+
+def pack_q6_k_codes(codes: Codes) -> Columns:
+    rows = codes.reshape(-1, 2, 4, 32)
+    high = rows >> 4
+    qh = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
+    ql = pack_nibbles((rows & 15).reshape(-1, 2, 2, 64))
+    return {"ql": ql.reshape(-1, 128), "qh": qh.reshape(-1, 64)}
+
+
+def unpack_iq4_xs_codes(blocks: Blocks) -> Codes:
+    """Codes 0 .. 15: each group of 32 lies in 16 bytes as in the 32-element formats."""
+    return unpack_nibbles(blocks["qs"].reshape(-1, 8, 16)).reshape(-1, 256)
+
+
+def pack_iq4_xs_codes(codes: Codes) -> Columns:
+    return {"qs": pack_nibbles(codes.reshape(-1, 8, 2, 16)).reshape(-1, 128)}
