@@ -38,6 +38,8 @@ class InputStatistics:
             raise InvalidRequestError(f"the squares are {_described(self.squares)}; give float32 [n_in]")
         if not np.isfinite(self.squares).all() or self.squares.min() < 0:
             raise InvalidRequestError("sums of squares must be finite and not negative; the inputs were damaged, or overflowed float32")
+        if self.n_tokens == 0 and self.squares.any():
+            raise InvalidRequestError("there are sums of squares, but over no tokens at all; the statistics were damaged")
         if self.outer is not None:
             _check_outer(self.outer, self.squares)
 
@@ -105,6 +107,7 @@ class InputAccumulator:
         squares = self._squares.astype(np.float32)
         if self._outer is not None:
             for strip, after in _strips(squares.size):
+                self._outer[strip, strip] = np.triu(self._outer[strip, strip]) + np.triu(self._outer[strip, strip], 1).T
                 self._outer[after, strip] = self._outer[strip, after].T
             np.fill_diagonal(self._outer, squares)
         return InputStatistics(self._n_tokens, squares, self._outer)
@@ -121,10 +124,12 @@ def _check_outer(outer: NDArray[np.float32], squares: NDArray[np.float32]) -> No
     n_in = squares.size
     if outer.shape != (n_in, n_in) or outer.dtype != np.float32:
         raise InvalidRequestError(f"the outer products are {_described(outer)}; give float32 [{n_in}, {n_in}]")
-    if not np.isfinite(outer).all():
+    if not np.isfinite((outer.min(), outer.max())).all():
         raise InvalidRequestError("sums of outer products must be finite; the inputs were damaged, or overflowed float32")
     if not np.array_equal(outer.diagonal(), squares):
         raise InvalidRequestError("the diagonal of the outer products is not the sum of squares; they belong to different inputs")
+    if not all(np.array_equal(outer[strip, strip.start :], outer[strip.start :, strip].T) for strip, _ in _strips(n_in)):
+        raise InvalidRequestError("the outer products are not symmetric; they were damaged")
 
 
 def _described(array: NDArray[np.generic]) -> str:

@@ -36,6 +36,12 @@ def test_sums_are_those_of_all_inputs_at_once(monkeypatch: pytest.MonkeyPatch, s
     np.testing.assert_array_equal(statistics.squares, np.diag(exact).astype(np.float32))
 
 
+def test_inputs_that_do_not_lie_side_by_side_in_memory() -> None:
+    x = inputs(500, 400)
+    for view in (x[:, ::2], np.asfortranarray(x), x[::3]):
+        np.testing.assert_allclose(accumulated(view, 200).outer, accumulated(view.copy(), 200).outer, rtol=1e-4, atol=1e-3)
+
+
 def test_squares_alone_are_the_same() -> None:
     x = inputs(100, 16)
     full, squares_only = accumulated(x, 30), accumulated(x, 30, outer=False)
@@ -93,12 +99,16 @@ def test_contradictory_statistics() -> None:
         InputStatistics(-1, squares)
     with pytest.raises(InvalidRequestError, match="negative"):
         InputStatistics(1, -squares)
+    with pytest.raises(InvalidRequestError, match="no tokens"):
+        InputStatistics(0, squares)
     with pytest.raises(InvalidRequestError, match="finite"):
         InputStatistics(1, squares * np.float32(np.nan))
     with pytest.raises(InvalidRequestError, match=r"float32 \[n_in\]"):
         InputStatistics(1, outer)
     with pytest.raises(InvalidRequestError, match=r"\[3, 3\]"):
         InputStatistics(1, squares, outer[:2])
+    with pytest.raises(InvalidRequestError, match="symmetric"):
+        InputStatistics(1, squares, np.triu(np.ones((3, 3), np.float32)))
     with pytest.raises(InvalidRequestError, match="diagonal"):
         InputStatistics(1, squares, 2 * outer)
     with pytest.raises(InvalidRequestError, match="finite"):
