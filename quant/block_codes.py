@@ -1,11 +1,16 @@
 """Where the codes of a block's elements lie in its bytes: one pair of functions per layout, exact in both directions.
 
 `unpack_...` takes blocks [n] to codes uint8 [n, n_elements] in the order of the elements; `pack_...` gives the fields that hold them.
+`CODE_LAYOUTS` has the pair of each format by its name.
 Codes count from 0: what value a code stands for is the format's own business (blocks.py, k_quants.py, grid_formats.py).
 Source of the layouts: ggml/src/ggml-common.h and the dequantize functions of ggml/src/ggml-quants.c.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -94,3 +99,38 @@ def unpack_iq4_xs_codes(blocks: Blocks) -> Codes:
 
 def pack_iq4_xs_codes(codes: Codes) -> Columns:
     return {"qs": pack_nibbles(codes.reshape(-1, 8, 2, 16)).reshape(-1, 128)}
+
+
+# -- by format ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CodeLayout:
+    """Where a format's codes lie.
+
+    Attributes:
+        unpack: blocks [n] to codes uint8 [n, n_elements], in the order of the elements.
+        pack: the inverse, to the fields that hold the codes.
+    """
+
+    unpack: Callable[[Blocks], Codes]
+    pack: Callable[[Codes], Columns]
+
+
+_4_BITS = CodeLayout(unpack_4_bit_codes, pack_4_bit_codes)
+_5_BITS = CodeLayout(unpack_5_bit_codes, pack_5_bit_codes)
+
+CODE_LAYOUTS: Mapping[str, CodeLayout] = MappingProxyType(
+    {
+        "Q4_0": _4_BITS,
+        "Q4_1": _4_BITS,
+        "IQ4_NL": _4_BITS,
+        "Q5_0": _5_BITS,
+        "Q5_1": _5_BITS,
+        "Q8_0": CodeLayout(unpack_8_bit_codes, pack_8_bit_codes),
+        "Q4_K": CodeLayout(unpack_q4_k_codes, pack_q4_k_codes),
+        "Q5_K": CodeLayout(unpack_q5_k_codes, pack_q5_k_codes),
+        "Q6_K": CodeLayout(unpack_q6_k_codes, pack_q6_k_codes),
+        "IQ4_XS": CodeLayout(unpack_iq4_xs_codes, pack_iq4_xs_codes),
+    }
+)

@@ -15,8 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
+from edgelm.quant.block_codes import CODE_LAYOUTS
 from edgelm.quant.block_format import BlockFormat, Blocks, Columns, Values
-from edgelm.quant.nibbles import Codes
+from edgelm.quant.nibbles import nearest_iq4
+
+
+@dataclass(frozen=True)
+class ScaleFields:
+    """How a format stores the scales and offsets of a block's groups.
+
+    Attributes:
+        names: the block's fields behind them; the others hold codes.
+        has_offset: whether groups have an offset.
+        read: blocks [n] to the scales, and the offsets or None, float32 [n, n_groups_per_block], as the format's `decode` has them.
+        choose_steps: scales, offsets (zeros where the format has none) and weights, float64 [n, n_groups_per_block], to the float16
+            fields that a block's groups have in common; nothing where there are none.
+        store: those fields, scales and offsets to all the fields of `names`, each rounded to what it can hold.
+    """
+
+    names: tuple[str, ...]
+    has_offset: bool
+    read: Callable[[Blocks], tuple[Values, Values | None]]
+    choose_steps: Callable[[Values, Values, Values], Columns]
+    store: Callable[[Columns, Values, Values], Columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,26 +48,13 @@ class GridFormat:
         block: the format's declaration.
         levels: float32 [n_levels], ascending; code c stands for levels[c].
         group_size: columns that share a scale.
-        has_offset: whether groups have an offset.
-        scale_fields: the block's fields behind scales and offsets; the others hold codes.
-        unpack_codes: blocks [n] to codes uint8 [n, n_elements].
-        pack_codes: the inverse, to the fields that hold the codes.
-        read_scales: blocks [n] to the scales, and the offsets or None, float32 [n, n_groups_per_block], as the format's `decode` has them.
-        choose_steps: scales, offsets and weights [n, n_groups_per_block] (float64; offsets and weights or None) to the float16 fields that
-            a block's groups have in common; nothing where there are none.
-        store_scales: those fields, scales and offsets to all the fields behind scales and offsets, each rounded to what it can hold.
+        scale_fields: how scales and offsets are stored.
     """
 
     block: BlockFormat
     levels: NDArray[np.float32]
     group_size: int
-    has_offset: bool
-    scale_fields: tuple[str, ...]
-    unpack_codes: Callable[[Blocks], Codes]
-    pack_codes: Callable[[Codes], Columns]
-    read_scales: Callable[[Blocks], tuple[Values, Values | None]]
-    choose_steps: Callable[[Values, Values | None, Values | None], Columns]
-    store_scales: Callable[[Columns, Values, Values | None], Columns]
+    scale_fields: ScaleFields
 
     def __repr__(self) -> str:
         return f"GridFormat({self.block.name})"
@@ -54,6 +62,11 @@ class GridFormat:
     @property
     def n_groups_per_block(self) -> int:
         return self.block.n_elements // self.group_size
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether groups have an offset."""
+        return self.scale_fields.has_offset
 
     @cached_property
     def _evenly_spaced(self) -> bool:
@@ -95,24 +108,24 @@ class GridFormat:
         if data.size != n_bytes:
             raise InvalidRequestError(f"{self.block.name} [{n_rows}, {n_columns}] takes {n_bytes} bytes, but {data.size} are given")
         blocks = np.ascontiguousarray(data).reshape(-1).view(self.block.dtype)
-        codes = self.unpack_codes(blocks)
+        codes = CODE_LAYOUTS[self.block.name].unpack(blocks)
         return self._grid(blocks, n_rows), codes.reshape(n_rows, n_columns)
 
     def nearest_levels(self, scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The codes of the levels nearest to finite numbers, same shape."""
         if self._evenly_spaced:
-            codes: NDArray[Any] = np.rint(scaled - self.levels[0]).clip(0, len(self.levels) - 1)
-        else:
-            codes = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, scaled)
-        return codes.astype(np.uint8)
+            codes: NDArray[np.uint8] = np.rint(scaled - self.levels[0]).clip(0, len(self.levels) - 1).astype(np.uint8)
+            return codes
+        return nearest_iq4(scaled)
 
     def _rounded(self, grid: Grid | None, scales: Any, offsets: Any, weights: Any) -> Grid:
         self._check(scales, offsets, weights)
         scale = np.asarray(scales, np.float64).reshape(-1, self.n_groups_per_block)
-        offset, weight = (None if x is None else np.asarray(x, np.float64).reshape(scale.shape) for x in (offsets, weights))
-        with np.errstate(over="ignore"):  # what is too large is refused below
-            steps = self.choose_steps(scale, offset, weight) if grid is None else grid.steps
-            columns = self.store_scales(steps, scale, offset)
+        offset = np.zeros_like(scale) if offsets is None else np.asarray(offsets, np.float64).reshape(scale.shape)
+        weight = np.ones_like(scale) if weights is None else np.asarray(weights, np.float64).reshape(scale.shape)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused below
+            steps = self.scale_fields.choose_steps(scale, offset, weight) if grid is None else grid.steps
+            columns = self.scale_fields.store(steps, scale, offset)
         blocks = np.zeros(len(scale), self.block.dtype)
         for name, items in columns.items():
             blocks[name] = items
@@ -121,9 +134,9 @@ class GridFormat:
 
     def _grid(self, blocks: Blocks, n_rows: int) -> Grid:
         with np.errstate(invalid="ignore", over="ignore"):  # scales of a file may be infinite or not a number; they stay so
-            scales, offsets = self.read_scales(blocks)
+            scales, offsets = self.scale_fields.read(blocks)
         # Copies, because a view would keep the codes of the blocks in memory.
-        fields = {name: blocks[name].reshape(n_rows, -1, *blocks[name].shape[1:]).copy() for name in self.scale_fields}
+        fields = {name: blocks[name].reshape(n_rows, -1, *blocks[name].shape[1:]).copy() for name in self.scale_fields.names}
         return Grid(self, scales.reshape(n_rows, -1), None if offsets is None else offsets.reshape(n_rows, -1), fields)
 
     def _check(self, scales: Any, offsets: Any, weights: Any) -> None:
@@ -142,7 +155,7 @@ class GridFormat:
                 raise InvalidRequestError(f"{what} of row {row} are infinite or not a number; check the tensor and the calibration")
 
     def _check_finite(self, blocks: Blocks, n_rows: int) -> None:
-        for name in self.scale_fields:
+        for name in self.scale_fields.names:
             bad = np.flatnonzero(~np.isfinite(blocks[name].reshape(n_rows, -1)).all(axis=1))
             if bad.size:
                 raise InvalidRequestError(
@@ -217,7 +230,7 @@ class Grid:
         """
         self._check_codes(codes)
         block = self.format.block
-        columns = self.format.pack_codes(np.ascontiguousarray(codes).reshape(-1, block.n_elements))
+        columns = CODE_LAYOUTS[block.name].pack(np.ascontiguousarray(codes).reshape(-1, block.n_elements))
         blocks = np.empty(codes.size // block.n_elements, block.dtype)
         for name, items in {**columns, **self.fields}.items():
             blocks[name] = items.reshape(blocks[name].shape)

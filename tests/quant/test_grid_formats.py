@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import gguf
 import numpy as np
-import pytest
 from gguf import GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgelm.errors import UnsupportedModelError
-from edgelm.quant.blocks import BF16, F16, F32, FORMATS, BlockFormat
-from edgelm.quant.grid import GridFormat
-from edgelm.quant.grid_formats import GRID_FORMATS, grid_format
-
-ALL = pytest.mark.parametrize("grid_format", GRID_FORMATS.values(), ids=GRID_FORMATS)
+from edgelm.quant.blocks import FORMATS, BlockFormat
+from edgelm.quant.grid_formats import GRID_FORMATS
 
 
 def finite_blocks(block: BlockFormat, n_blocks: int, seed: int) -> NDArray[np.uint8]:
