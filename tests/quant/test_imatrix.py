@@ -8,6 +8,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import libgguf
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
@@ -78,6 +79,14 @@ def test_layout_is_llama_cpps(tmp_path: Path, calibration: Calibration) -> None:
     for name, wanted in calibration.items():
         np.testing.assert_array_equal(tensors[f"{name}.in_sum2"], wanted.squares)
         np.testing.assert_array_equal(tensors[f"{name}.counts"], [600])
+
+
+def test_another_reader_finds_the_means(tmp_path: Path, calibration: Calibration) -> None:
+    write_imatrix(tmp_path / "imatrix.gguf", calibration, "calibration.txt", outer=True)
+    means = libgguf.load_imatrix(tmp_path / "imatrix.gguf")
+    assert sorted(means) == sorted(calibration)
+    for name, wanted in calibration.items():
+        np.testing.assert_array_equal(means[name], wanted.squares / np.float32(600))
 
 
 def quantizer() -> str:
