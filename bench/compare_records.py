@@ -10,6 +10,7 @@ from typing import Literal
 from edgelm.bench.compare_samples import Sample, level_name, measurement_name, ratio, samples, sustain_name
 from edgelm.bench.energy_figures import EnergyShare, level_shares, measurement_share, sustain_share
 from edgelm.bench.figures import Interval
+from edgelm.bench.quality_gate import quality_name
 from edgelm.bench.record import Energy, Quality, Record, State
 from edgelm.bench.record_differences import differences
 from edgelm.errors import InvalidRequestError
@@ -182,7 +183,7 @@ def _failures(comparison: Comparison) -> Iterator[str]:
         yield from (f"{name}: not in the second record, which is {comparison.new.state}" for name in comparison.only_old)
     for q in comparison.new.quality:
         if q.passed is False:
-            yield f"quality of {q.engine} {q.precision}: perplexity rises by more than the {q.gate:.2%} that were allowed"
+            yield f"quality of {quality_name(q)}: perplexity rises by more than the {q.gate:.2%} that were allowed"
 
 
 def _energies(old: Record, new: Record) -> tuple[tuple[EnergyChange, ...], list[str]]:
@@ -226,16 +227,14 @@ def _meter(record: Record, energy: Energy) -> str:
 
 
 def _qualities(old: Record, new: Record) -> tuple[tuple[QualityChange, ...], list[str]]:
-    after = {(q.engine, q.precision): q for q in new.quality}
     changes, remarks = [], []
     for q in old.quality:
-        other = after.get((q.engine, q.precision))
-        if other is None:
-            continue
-        if _basis(q) == _basis(other):
+        others = [other for other in new.quality if quality_name(other) == quality_name(q)]
+        other = next((other for other in others if _basis(other) == _basis(q)), None)
+        if other is not None:
             changes.append(QualityChange(q, other))
-        else:
-            remarks.append(f"quality of {q.engine} {q.precision} is not compared: another text, length, window or reference")
+        elif others:
+            remarks.append(f"quality of {quality_name(q)} is not compared: another text, length, window or reference")
     return tuple(changes), remarks
 
 

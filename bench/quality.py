@@ -1,40 +1,36 @@
-"""What an engine's predictions of a text are worth: perplexity, and divergence from a reference's predictions, token by token.
+"""Quality of engines and model files on a text, beside a reference: perplexity, and divergence from its predictions, token by token.
 
 The text's first tokens are cut into windows. Each window is predicted by itself, from an empty context and with the tokenizer's beginning
-token where it adds one; every token after the window's first counts. Reference and engine see the same tokens, so differences are paired.
-Logits live for a few dozen tokens only: of a vocabulary of 262,144 a window's would take half a gigabyte.
+token where it adds one. As many engines as memory holds go through the text together, so that the reference predicts it once for them all.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgelm.backends.base import Backend, Chunk, Outputs
+from edgelm.backends.base import Backend
+from edgelm.backends.engine_predictor import EnginePredictor
+from edgelm.backends.memory import available_memory
 from edgelm.backends.registry import open_backend
+from edgelm.bench.model_facts import describe_model
 from edgelm.bench.quality_gate import keeps_gate
-from edgelm.bench.record import Quality
-from edgelm.errors import InvalidRequestError, MeasurementError
-from edgelm.quant.clustered import clustered_mean, clusters
-from edgelm.quant.divergence import TokenScores, token_scores
+from edgelm.bench.record import PairedQuality, Quality
+from edgelm.errors import InsufficientMemoryError, InvalidRequestError
+from edgelm.quant.evaluate import Evaluation, Tokens, compare, evaluate
 from edgelm.quant.exported_folder import is_exported_folder
 from edgelm.quant.open_model import open_model
 from edgelm.runtime.tokenizer import Tokenizer
 
-Tokens = NDArray[np.int32]
 Engine = tuple[str, str | None]
 """Name of an edgelm engine, and the precision of its activations; None for its choice."""
-
-_LOGITS_AT_ONCE = 1 << 24  # 64 MiB for each engine
-_TOKENS_AT_ONCE = 512
-_SEQUENCE = 0
 
 
 @dataclass(frozen=True)
@@ -63,31 +59,38 @@ class QualityTest:
                 "and a gate above 0"
             )
 
-    def windows(self, model: Path) -> list[Tokens]:
+    def windows(self, models: Sequence[Path]) -> list[Tokens]:
         """The text's windows, after everything that can be known to be wrong before an engine is opened was looked for.
 
+        The first model's tokenizer cuts the text.
+
         Raises:
-            InvalidRequestError: the text is too short or no UTF-8, or the vocabularies differ.
+            InvalidRequestError: the text is too short or no UTF-8, the vocabularies differ, or there is no reference to all models.
             EdgeLMError: a model's file cannot be read.
         """
-        if self.reference is None and is_exported_folder(model):
+        _check_names(models)
+        if self.reference is None and len(models) > 1:
             raise InvalidRequestError(
-                f"{model} is an exported folder, which cannot be its own reference at f32; give the model it was made from"
+                f"{len(models)} models have no common reference; give the one that all are compared with (--reference)"
             )
-        windows = text_windows(_tokenizer(model), _read(self.text).decode(), self.n_tokens, self.n_window)
+        if self.reference is None and is_exported_folder(models[0]):
+            raise InvalidRequestError(
+                f"{models[0]} is an exported folder, which cannot be its own reference at f32; give the model it was made from"
+            )
+        windows = text_windows(_tokenizer(models[0]), _read(self.text).decode(), self.n_tokens, self.n_window)
         if self.reference is not None:
-            check_same_vocabulary(model, self.reference)
+            check_same_vocabulary(models, self.reference)
         return windows
 
 
 def qualities(
-    model: Path, engines: Sequence[Engine], test: QualityTest, n_threads: int, progress: Callable[[str], None]
+    models: Sequence[Path], engines: Sequence[Engine], test: QualityTest, n_threads: int, progress: Callable[[str], None]
 ) -> Iterator[Quality]:
-    """One engine's quality after the other, each compared with the reference anew.
+    """Quality of each model with each engine, in that order; from the second on also beside the first.
 
     Args:
-        model: a model file or folder.
-        engines: what predicts with it.
+        models: model files or folders, of different names.
+        engines: what predicts with them.
         progress: called with a line about what is being done.
 
     Raises:
@@ -97,28 +100,114 @@ def qualities(
     """
     if not engines:
         raise InvalidRequestError("no engine to measure the quality of; name one")
-    windows = test.windows(model)
+    windows = test.windows(models)
     digest = hashlib.sha256(_read(test.text)).hexdigest()
-    theirs = test.reference or model
-    with closing(_open(theirs, _reference_engine(theirs), test.n_window, n_threads, progress)) as judge:
+    theirs = test.reference or models[0]
+    opener = _Opener(test.n_window, n_threads, progress)
+    with closing(opener.open(theirs, _reference_engine(theirs))) as judge:
         name = f"{theirs.name} ({judge.info.backend}, {judge.info.precision})"
-        for engine in engines:
-            with closing(_open(model, engine, test.n_window, n_threads, progress)) as backend:
-                scores = score_windows(judge, backend, windows, progress)
-                precision = backend.info.precision
-            figures = _figures(scores, test.n_window)
+        first: Evaluation | None = None
+        for candidate, evaluation in _evaluations(judge, [(model, engine) for model in models for engine in engines], windows, opener):
+            figures = evaluation.figures()
             yield Quality(
-                engine=engine[0],
-                precision=precision,
+                engine=candidate.engine,
+                precision=candidate.precision,
                 reference=name,
                 text=test.text.name,
                 text_sha256=digest,
-                n_tokens=len(scores.kl),
+                n_tokens=len(evaluation.scores.kl),
                 n_window=test.n_window,
                 gate=test.gate,
                 passed=None if test.gate is None else keeps_gate(figures.log_ratio, test.gate),
+                model=describe_model(candidate.model) if len(models) > 1 else None,
+                beside_first=None if first is None else _paired(evaluation, first),
                 **vars(figures),
             )
+            first = first or evaluation
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    model: Path
+    engine: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} with {self.engine} {self.precision}"
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """How engines are opened: with room for a window, threads, and someone to tell."""
+
+    n_window: int
+    n_threads: int
+    progress: Callable[[str], None]
+
+    def open(self, model: Path, engine: Engine) -> Backend:
+        name, precision = engine
+        self.progress(f"quality: opening {model.name} with {name}")
+        n_ctx = None if is_exported_folder(model) else self.n_window  # a folder's context is what it was exported with
+        backend = open_backend(name, model, n_threads=self.n_threads, n_ctx=n_ctx, precision=precision, progress=self.progress)
+        if backend.info.n_ctx < self.n_window - 1:
+            backend.close()
+            raise InvalidRequestError(
+                f"{model.name} holds {backend.info.n_ctx} tokens, but a window has {self.n_window}; ask for smaller windows"
+            )
+        return backend
+
+    def open_together(self, wanted: Sequence[tuple[Path, Engine]], stack: ExitStack) -> list[Backend]:
+        """The first of the engines, at least one: as many as fit the memory that is free, with the KV caches that they are yet to fill.
+
+        Raises:
+            InsufficientMemoryError: the first alone does not fit.
+        """
+        free = available_memory()
+        opened: list[Backend] = []
+        for model, engine in wanted:
+            try:
+                backend = self.open(model, engine)
+            except InsufficientMemoryError:
+                if not opened:
+                    raise
+                break
+            free -= backend.info.weight_bytes + backend.info.n_ctx * backend.info.kv_bytes_per_token
+            if opened and free < 0:  # it could be opened all the same, because mapped weights took nothing yet
+                backend.close()
+                break
+            stack.callback(backend.close)
+            opened.append(backend)
+        return opened
+
+
+def _evaluations(
+    judge: Backend, wanted: Sequence[tuple[Path, Engine]], windows: Sequence[Tokens], opener: _Opener
+) -> Iterator[tuple[_Candidate, Evaluation]]:
+    """Of all candidates in their order; the judge predicts the text once for as many as memory holds together."""
+    while wanted:
+        with ExitStack() as stack:
+            opened = opener.open_together(wanted, stack)
+            together = [_Candidate(model, each.info.backend, each.info.precision) for (model, _), each in zip(wanted, opened, strict=False)]
+            predictors = [EnginePredictor(backend, each.name) for backend, each in zip(opened, together, strict=True)]
+            heading = f"quality of {together[0].name}" + (f" and {len(together) - 1} more" if len(together) > 1 else "")
+            found = evaluate(EnginePredictor(judge), predictors, windows, partial(_tell, opener.progress, heading))
+        yield from zip(together, found, strict=True)
+        wanted = wanted[len(together) :]
+
+
+def _tell(progress: Callable[[str], None], heading: str, line: str) -> None:
+    progress(f"{heading}: {line}")
+
+
+def _paired(evaluation: Evaluation, first: Evaluation) -> PairedQuality:
+    found = compare(evaluation, first)
+    return PairedQuality(
+        log_ratio=found.log_ratio.value,
+        se_log_ratio=found.log_ratio.error,
+        kl_ratio=found.kl_ratio.value if found.kl_ratio else None,
+        se_kl_ratio=found.kl_ratio.error if found.kl_ratio else None,
+    )
 
 
 def text_windows(tokenizer: Tokenizer, text: str, n_tokens: int, n_window: int) -> list[Tokens]:
@@ -141,116 +230,38 @@ def text_windows(tokenizer: Tokenizer, text: str, n_tokens: int, n_window: int) 
     return whole
 
 
-def check_same_vocabulary(model: Path, reference: Path) -> None:
-    """Refuse models whose predictions are not of the same tokens.
+def check_same_vocabulary(models: Sequence[Path], reference: Path) -> None:
+    """Refuse models whose predictions are not of the reference's tokens.
 
     Raises:
-        InvalidRequestError: they have different numbers of tokens, or a token that means different text.
+        InvalidRequestError: one has another number of tokens, or a token that means different text.
     """
-    ours, theirs = _tokenizer(model), _tokenizer(reference)
-    if ours.n_vocab != theirs.n_vocab:
-        raise InvalidRequestError(
-            f"{model.name} has {ours.n_vocab} tokens and the reference {reference.name} {theirs.n_vocab}; give one with the same vocabulary"
-        )
-    for token in range(ours.n_vocab):
-        if ours.is_special(token) and theirs.is_special(token):
-            continue
-        mine, its = ours.token_bytes(token), theirs.token_bytes(token)
-        if mine != its:
+    theirs = _tokenizer(reference)
+    for model in models:
+        ours = _tokenizer(model)
+        if ours.n_vocab != theirs.n_vocab:
             raise InvalidRequestError(
-                f"token {token} is {mine!r} in {model.name}, but {its!r} in the reference {reference.name}; "
+                f"{model.name} has {ours.n_vocab} tokens and the reference {reference.name} {theirs.n_vocab}; "
                 "give one with the same vocabulary"
             )
+        for token in range(ours.n_vocab):
+            if ours.is_special(token) and theirs.is_special(token):
+                continue
+            mine, its = ours.token_bytes(token), theirs.token_bytes(token)
+            if mine != its:
+                raise InvalidRequestError(
+                    f"token {token} is {mine!r} in {model.name}, but {its!r} in the reference {reference.name}; "
+                    "give one with the same vocabulary"
+                )
 
 
-def score_windows(judge: Backend, backend: Backend, windows: Sequence[Tokens], progress: Callable[[str], None]) -> TokenScores:
-    """Scores of all predicted tokens, one window after the other.
-
-    Raises:
-        InvalidRequestError: the vocabularies have different sizes.
-        MeasurementError: logits are no numbers, or give a token no chance at all.
-    """
-    ours, theirs = backend.info.n_vocab, judge.info.n_vocab
-    if ours != theirs:
-        raise InvalidRequestError(
-            f"{backend.info.backend} predicts {ours} tokens, but the reference {theirs}; give models of one vocabulary"
-        )
-    n_rows = max(1, min(_TOKENS_AT_ONCE, _LOGITS_AT_ONCE // ours // 32 * 32))
-    parts = []
-    for i, window in enumerate(windows):
-        progress(f"quality of {backend.info.backend} {backend.info.precision}: window {i + 1} of {len(windows)}")
-        for engine in (judge, backend):
-            engine.free(_SEQUENCE)
-        for start in range(0, len(window) - 1, n_rows):
-            end = min(start + n_rows, len(window) - 1)
-            chunk = Chunk(_SEQUENCE, window[start:end], Outputs.ALL)
-            part = token_scores(judge.forward([chunk]), backend.forward([chunk]), window[start + 1 : end + 1])
-            _check_finite(part, f"token {start + 1} to {end} of window {i + 1}", backend.info.backend)
-            parts.append(part)
-    columns = ([getattr(part, name) for part in parts] for name in ("judge_nll", "other_nll", "kl", "agrees"))
-    return TokenScores(*map(np.concatenate, columns))
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """The fields of Quality that are computed from tokens."""
-
-    perplexity: float
-    se_perplexity: float
-    reference_perplexity: float
-    log_ratio: float
-    se_log_ratio: float
-    mean_kl: float
-    se_mean_kl: float
-    median_kl: float
-    p99_kl: float
-    max_kl: float
-    top_agreement: float
-    se_top_agreement: float
-
-
-def _figures(scores: TokenScores, n_window: int) -> _Figures:
-    sizes = clusters(len(scores.kl), n_window)
-    nll = clustered_mean(scores.other_nll, sizes)
-    ratio = clustered_mean(scores.other_nll - scores.judge_nll, sizes)
-    kl = clustered_mean(scores.kl, sizes)
-    agreement = clustered_mean(scores.agrees.astype(np.float64), sizes)
-    median, p99 = np.quantile(scores.kl, [0.5, 0.99])
-    perplexity = math.exp(nll.value)
-    return _Figures(
-        perplexity=perplexity,
-        se_perplexity=perplexity * nll.error,  # to first order
-        reference_perplexity=math.exp(float(scores.judge_nll.mean())),
-        log_ratio=ratio.value,
-        se_log_ratio=ratio.error,
-        mean_kl=kl.value,
-        se_mean_kl=kl.error,
-        median_kl=float(median),
-        p99_kl=float(p99),
-        max_kl=float(scores.kl.max()),
-        top_agreement=agreement.value,
-        se_top_agreement=agreement.error,
-    )
-
-
-def _check_finite(scores: TokenScores, where: str, engine: str) -> None:
-    for who, values in (("the reference", scores.judge_nll), (engine, scores.other_nll), (engine, scores.kl)):
-        if not np.isfinite(values).all():
-            raise MeasurementError(
-                f"{where}: the logits of {who} are no numbers, or give a token no chance at all, so there is no perplexity; "
-                "try another precision or backend, and report it"
-            )
-
-
-def _open(model: Path, engine: Engine, n_window: int, n_threads: int, progress: Callable[[str], None]) -> Backend:
-    name, precision = engine
-    progress(f"quality: opening {model.name} with {name}")
-    n_ctx = None if is_exported_folder(model) else n_window  # a folder's context is what it was exported with
-    backend = open_backend(name, model, n_threads=n_threads, n_ctx=n_ctx, precision=precision, progress=progress)
-    if backend.info.n_ctx < n_window - 1:
-        backend.close()
-        raise InvalidRequestError(f"{model.name} holds {backend.info.n_ctx} tokens, but a window has {n_window}; ask for smaller windows")
-    return backend
+def _check_names(models: Sequence[Path]) -> None:
+    """Models are told apart by the names of their files."""
+    if not models:
+        raise InvalidRequestError("no model to measure the quality of; name one")
+    name, n = Counter(model.name for model in models).most_common(1)[0]
+    if n > 1:
+        raise InvalidRequestError(f"{n} of the models are called {name}; rename one, so that their figures can be told apart")
 
 
 def _reference_engine(model: Path) -> Engine:

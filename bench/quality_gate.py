@@ -16,6 +16,12 @@ def perplexity_rise(quality: Quality) -> Interval:
     return Interval(math.expm1(quality.log_ratio), low, high)
 
 
+def quality_name(quality: Quality) -> str:
+    """Who predicted, in words; with the model's name where it is not the record's."""
+    model = f"{quality.model.name} with " if quality.model else ""
+    return f"{model}{quality.engine} {quality.precision}"
+
+
 def keeps_gate(log_ratio: float, gate: float) -> bool:
     """Whether the perplexity rises by no more than the gate, relative."""
     return log_ratio <= math.log1p(gate)
@@ -35,6 +41,6 @@ def gate_verdict(quality: Quality) -> str:
     verdict = "keeps" if quality.passed else "DOES NOT KEEP"
     doubt = "; the interval has the gate in it, so more text is needed to be sure (--tokens)" if is_undecided(quality) else ""
     return (
-        f"{quality.engine} {quality.precision} {verdict} the gate of {quality.gate:+.2%}: perplexity {rise.value:+.2%} "
+        f"{quality_name(quality)} {verdict} the gate of {quality.gate:+.2%}: perplexity {rise.value:+.2%} "
         f"(95% interval {rise.low:+.2%} to {rise.high:+.2%}){doubt}"
     )

@@ -346,6 +346,21 @@ class Power:
 
 
 @dataclass(frozen=True)
+class PairedQuality:
+    """One quality over another, paired token by token; standard errors are of windows of the text (se_).
+
+    Attributes:
+        log_ratio: ln(its perplexity / the other's).
+        kl_ratio: its mean KL over the other's; None where the other's is 0.
+    """
+
+    log_ratio: float
+    se_log_ratio: float
+    kl_ratio: float | None
+    se_kl_ratio: float | None
+
+
+@dataclass(frozen=True)
 class Quality:
     """What an engine's predictions of a text are worth, and how far they lie from a reference's.
 
@@ -362,6 +377,8 @@ class Quality:
         top_agreement: fraction of positions where both rank the same token first.
         gate: greatest rise of perplexity allowed, relative; None if none was asked for.
         passed: whether it stays below; None without a gate.
+        model: what predicted; None for the record's model.
+        beside_first: the pair of this one and the first of the record on the same windows; None for the first one itself.
     """
 
     engine: str
@@ -385,6 +402,8 @@ class Quality:
     se_top_agreement: float
     gate: float | None = None
     passed: bool | None = None
+    model: Model | None = None
+    beside_first: PairedQuality | None = None
 
 
 @dataclass(frozen=True)

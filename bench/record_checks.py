@@ -44,8 +44,11 @@ def impossibilities(record: Record) -> Iterator[str]:
         if min(limits.n_threads, limits.bytes_per_s, limits.macs_per_s, limits.median_bytes_per_s, limits.median_macs_per_s) <= 0:
             yield f"limits.{n}: a limit of 0 or less"
     yield from _within("power", _power(record.power))
+    firsts: dict[tuple[object, ...], Quality] = {}
     for n, quality in enumerate(record.quality):
+        first = firsts.setdefault((quality.text_sha256, quality.reference, quality.n_tokens, quality.n_window), quality)
         yield from _within(f"quality.{n}", _quality(quality))
+        yield from _within(f"quality.{n}.beside_first", _pair(quality, first))
     for n, level in enumerate(record.load.levels if record.load else ()):
         yield from _within(f"load.levels.{n}", _level(level, record.power))
     for n, sustain in enumerate(record.sustain):
@@ -176,6 +179,20 @@ def _quality(q: Quality) -> Iterator[str]:
         yield f"top_agreement: {q.top_agreement} is no share"
     if q.passed is not (None if q.gate is None else keeps_gate(q.log_ratio, q.gate)):
         yield "passed: it contradicts the gate"
+
+
+def _pair(q: Quality, first: Quality) -> Iterator[str]:
+    pair = q.beside_first
+    if pair is None:
+        return
+    if min(pair.se_log_ratio, pair.se_kl_ratio or 0.0) < 0:
+        yield "a standard error below 0"
+    if (pair.kl_ratio is None) != (pair.se_kl_ratio is None):
+        yield "kl_ratio: a ratio without its error, or the other way round"
+    if not isclose(pair.log_ratio, q.log_ratio - first.log_ratio, abs_tol=_ROUNDING):
+        yield "log_ratio: it is not that of the two perplexities"
+    if pair.kl_ratio is not None and not isclose(pair.kl_ratio * first.mean_kl, q.mean_kl, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        yield "kl_ratio: it is not that of the two divergences"
 
 
 def _level(level: LoadLevel, power: Power) -> Iterator[str]:

@@ -47,7 +47,7 @@ def run_benchmark(
         progress(f"reading {path.name}", 0.0)
         model = describe_model(path)
         if quality is not None:
-            quality.windows(path)  # what is wrong with it is told now, not after the engines ran
+            quality.windows([path])  # what is wrong with it is told now, not after the engines ran
         bench = Interleaving(path, workload, clock.origin, progress, session.mark)
         limits: list[Limits] = []
         found: list[Quality] = []
@@ -65,7 +65,7 @@ def run_benchmark(
             session.idle(power.idle_s)
             if quality is not None:
                 engines = [(name, workload.precision) for name in workload.backends]
-                found.extend(qualities(path, engines, quality, max(workload.threads), lambda line: progress(line, 1.0)))
+                found.extend(qualities([path], engines, quality, max(workload.threads), lambda line: progress(line, 1.0)))
         except KeyboardInterrupt:
             state, reason = "interrupted", "ended by Ctrl-C; what was measured before is kept"
         except EdgeLMError as error:

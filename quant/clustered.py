@@ -32,7 +32,11 @@ def clusters(n_tokens: int, n_window: int) -> list[int]:
         n_tokens: predicted tokens, two or more; a window predicts all of its n_window tokens but the first.
     """
     n_whole, rest = divmod(n_tokens, n_window - 1)
-    windows = [n_window - 1] * n_whole + [rest] * (rest > 0)
+    return clusters_of([n_window - 1] * n_whole + [rest] * (rest > 0))
+
+
+def clusters_of(windows: Sequence[int]) -> list[int]:
+    """As clusters, of windows that predict so many tokens each."""
     n_parts = -(-_LEAST // len(windows))
     parts = [window // n_parts + (i < window % n_parts) for window in windows for i in range(n_parts)]
     return [part for part in parts if part]
@@ -54,6 +58,20 @@ def clustered_mean(values: NDArray[np.float64], sizes: Sequence[int]) -> Mean:
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     sums = np.add.reduceat(values - mean, starts)
     return Mean(mean, float(np.sqrt(len(sizes) / (len(sizes) - 1) * (sums**2).sum()) / len(values)))
+
+
+def clustered_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64], sizes: Sequence[int]) -> Mean:
+    """R = sum_i x_i / sum_i y_i of pairs (x, y), with an error that allows for any dependence within a cluster.
+
+    The error is that of the mean of x - R y, over the mean of y: the ratio estimator's, linearised about R (Cochran, Sampling Techniques,
+    1977, section 6.4, with the clusters' variance as in clustered_mean).
+
+    Args:
+        numerators, denominators: x and y of one cluster after the other, [N]; y has a mean that is not 0.
+    """
+    mean = float(denominators.mean())
+    ratio = float(numerators.mean()) / mean
+    return Mean(ratio, clustered_mean(numerators - ratio * denominators, sizes).error / mean)
 
 
 def student_t(n_clusters: int) -> float:

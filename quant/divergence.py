@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,70 +46,99 @@ class TokenScores:
     agrees: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """A judge's predictions, computed once to be compared with several others'.
+
+    Attributes:
+        logits: float32 [n, n_vocab].
+        p: their softmax, float64 [n, n_vocab].
+        log_sum: ln sum_i exp(logit_i), float64 [n]; not a number where any logit is none.
+        top: the token of the highest logit, [n].
+    """
+
+    logits: NDArray[np.float32]
+    p: NDArray[np.float64]
+    log_sum: NDArray[np.float64]
+    top: NDArray[np.intp]
+
+
+def predictions(logits: NDArray[np.float32]) -> Predictions:
+    """What is needed of a judge's logits [n, n_vocab].
+
+    Raises:
+        InvalidRequestError: there is no row, or they have another number of dimensions.
+    """
+    if logits.ndim != 2 or not len(logits):
+        raise InvalidRequestError(f"logits of shape {logits.shape} cannot be compared; they must be [n, n_vocab]")
+    log_sum = np.empty(len(logits))
+    p = np.empty(logits.shape)
+    for rows in _row_blocks(logits.shape):
+        log_sum[rows] = _log_sum(logits[rows])
+        with np.errstate(invalid="ignore"):
+            np.exp(logits[rows] - log_sum[rows, None], out=p[rows])
+    return Predictions(logits, p, log_sum, logits.argmax(axis=1))
+
+
 def divergence(judge: NDArray[np.float32], other: NDArray[np.float32]) -> Divergence:
     """Compare logits [n, n_vocab] with the judge's.
 
-    KL(p || q) = sum_i p_i (ln p_i - ln q_i), in float64. Infinite logits are allowed where both have them.
+    Infinite logits are allowed where both have them.
 
     Raises:
         InvalidRequestError: the shapes differ, there is no row, or a logit is not a number.
     """
-    rows = np.concatenate([_kl(p, q) for _, p, q in _softmaxes(judge, other)])
-    if np.isnan(rows).any():
-        raise InvalidRequestError(f"the logits of position {int(np.isnan(rows).argmax())} have values that are not numbers")
-    agreement = float(np.mean(judge.argmax(axis=1) == other.argmax(axis=1)))
+    scores = token_scores(predictions(judge), other, np.zeros(len(judge), np.int32))
+    if np.isnan(scores.kl).any():
+        raise InvalidRequestError(f"the logits of position {int(np.isnan(scores.kl).argmax())} have values that are not numbers")
     with np.errstate(invalid="ignore"):  # between infinite divergences there is no quantile
-        median, p99 = np.quantile(rows, [0.5, 0.99])
-    return Divergence(len(rows), float(rows.mean()), float(rows.max()), agreement, float(median), float(p99))
+        median, p99 = np.quantile(scores.kl, [0.5, 0.99])
+    agreement = float(scores.agrees.mean())
+    return Divergence(len(scores.kl), float(scores.kl.mean()), float(scores.kl.max()), agreement, float(median), float(p99))
 
 
-def token_scores(judge: NDArray[np.float32], other: NDArray[np.float32], targets: NDArray[np.int32]) -> TokenScores:
+def token_scores(judge: Predictions, other: NDArray[np.float32], targets: NDArray[np.int32]) -> TokenScores:
     """Compare logits [n, n_vocab] with the judge's, where the tokens that came are targets [n]; equal logits diverge by exactly 0.
 
+    With x the judge's logits, y the other's and p = softmax(x), in float64:
+    KL(softmax(x) || softmax(y)) = sum_i p_i (x_i - y_i) - (ln sum_i exp x_i - ln sum_i exp y_i).
+
     Raises:
-        InvalidRequestError: the shapes differ, or there is no row.
+        InvalidRequestError: the shapes differ.
     """
-    parts: list[tuple[NDArray[np.float64], ...]] = []
-    for start, p, q in _softmaxes(judge, other):
-        picks = targets[start : start + len(p.p), None]
-        parts.append((*(-np.take_along_axis(each.log_p, picks, axis=1)[:, 0] for each in (p, q)), _kl(p, q)))
-    judge_nll, other_nll, kl = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return TokenScores(judge_nll, other_nll, kl, judge.argmax(axis=1) == other.argmax(axis=1))
+    if judge.logits.shape != other.shape:
+        raise InvalidRequestError(f"logits of shapes {judge.logits.shape} and {other.shape} cannot be compared; both must be [n, n_vocab]")
+    log_sum, kl = np.empty(len(other)), np.empty(len(other))
+    for rows in _row_blocks(other.shape):
+        log_sum[rows] = _log_sum(other[rows])
+        kl[rows] = _mean_difference(judge.p[rows], judge.logits[rows], other[rows]) - (judge.log_sum[rows] - log_sum[rows])
+    judge_nll, other_nll = (
+        sums - np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+        for sums, logits in ((judge.log_sum, judge.logits), (log_sum, other))
+    )
+    # Rounding may leave a tiny negative divergence, which is zero.
+    return TokenScores(judge_nll, other_nll, np.maximum(kl, 0.0), judge.top == other.argmax(axis=1))
 
 
-@dataclass(frozen=True)
-class _Softmax:
-    """Probabilities of some rows of logits and their logarithms, float64 [n, n_vocab] each."""
-
-    p: NDArray[np.float64]
-    log_p: NDArray[np.float64]
+def _row_blocks(shape: tuple[int, ...]) -> list[slice]:
+    """A few rows at a time."""
+    step = max(1, _VALUES_AT_ONCE // shape[1])
+    return [slice(start, start + step) for start in range(0, shape[0], step)]
 
 
-def _softmaxes(judge: NDArray[np.float32], other: NDArray[np.float32]) -> Iterator[tuple[int, _Softmax, _Softmax]]:
-    """(first row, the judge's, the other's) of a few rows at a time."""
-    if judge.shape != other.shape or judge.ndim != 2 or not len(judge):
-        raise InvalidRequestError(f"logits of shapes {judge.shape} and {other.shape} cannot be compared; both must be [n, n_vocab]")
-    n_rows = max(1, _VALUES_AT_ONCE // judge.shape[1])
-    for start in range(0, len(judge), n_rows):
-        rows = slice(start, start + n_rows)
-        yield start, _softmax(judge[rows]), _softmax(other[rows])
-
-
-def _softmax(logits: NDArray[np.float32]) -> _Softmax:
-    """ln p = x - max - ln sum exp(x - max), and p."""
+def _log_sum(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """ln sum_i exp x_i of each row = max + ln sum_i exp(x_i - max); not a number where a logit is none, or plus infinity."""
+    highest = logits.max(axis=1).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        log_p = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-        p = np.exp(log_p)
-        total = p.sum(axis=1, keepdims=True)
-        log_p -= np.log(total)
-        p /= total
-    return _Softmax(p, log_p)
+        shifted = logits - highest[:, None]
+        total: NDArray[np.float64] = highest + np.log(np.exp(shifted, out=shifted).sum(axis=1))
+    return total
 
 
-def _kl(p: _Softmax, q: _Softmax) -> NDArray[np.float64]:
-    """KL(p || q) of each row, [n]; not a number where a logit is none. Rounding may leave a tiny negative sum, which is zero."""
+def _mean_difference(p: NDArray[np.float64], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+    """sum_i p_i (x_i - y_i) of each row; tokens without any chance count nothing, though their logits may be infinite."""
     with np.errstate(invalid="ignore"):
-        terms = np.where(p.p > 0, p.p * (p.log_p - q.log_p), 0.0)
-    broken = np.isnan(p.log_p).any(axis=1) | np.isnan(q.log_p).any(axis=1)
-    kl: NDArray[np.float64] = np.where(broken, np.nan, np.maximum(terms.sum(axis=1), 0.0))
-    return kl
+        difference = np.subtract(x, y, dtype=np.float64)
+        difference[p == 0] = 0.0
+        mean: NDArray[np.float64] = np.einsum("ij,ij->i", p, difference)
+    return mean

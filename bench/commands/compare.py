@@ -103,7 +103,7 @@ def _energy_cells(e: EnergyChange) -> tuple[str, ...]:
 def _quality_cells(change: QualityChange) -> tuple[str, ...]:
     a, b = change.old, change.new
     return (
-        b.engine,
+        f"{b.model.name} with {b.engine}" if b.model else b.engine,
         b.precision,
         *(f"{number(q.perplexity)} ± {number(q.se_perplexity)}" for q in (a, b)),
         *(f"{number(q.mean_kl)} ± {number(q.se_mean_kl)}" for q in (a, b)),

@@ -110,12 +110,13 @@ def limits(record: Record) -> Section:
 
 def quality(record: Record) -> Section:
     """Predictions of a text beside a reference's."""
-    columns = ("engine", "precision", "perplexity", "change", "mean KL", "median KL", "99% KL", "largest KL", "top token agrees", "gate")
+    figures = ("perplexity", "change", "mean KL", "median KL", "99% KL", "largest KL", "top token agrees", "KL / first", "gate")
+    columns = ("engine", "precision", "window", *figures)
     texts = dict.fromkeys(
         f"Beside {q.reference} over {q.n_tokens:,} tokens of {q.text} in windows of {q.n_window}; KL in nats." for q in record.quality
     )
     remark = " ".join((*texts, "± is one standard error."))
-    return Section("Quality", columns, tuple(_quality_cells(q) for q in record.quality), n_names=2, remark=remark)
+    return Section("Quality", columns, tuple(_quality_cells(q) for q in record.quality), n_names=3, remark=remark)
 
 
 def by_test(measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -191,9 +192,11 @@ def _opening_cells(openings: Sequence[Opening]) -> tuple[str, str, str, str]:
 
 
 def _quality_cells(q: Quality) -> tuple[str, ...]:
+    pair = q.beside_first
     return (
-        q.engine,
+        f"{q.model.name} with {q.engine}" if q.model else q.engine,
         q.precision,
+        str(q.n_window),
         f"{number(q.perplexity)} ± {number(q.se_perplexity)}",
         f"{expm1(q.log_ratio):+.2%} ± {q.se_log_ratio:.2%}",
         f"{number(q.mean_kl)} ± {number(q.se_mean_kl)}",
@@ -201,5 +204,6 @@ def _quality_cells(q: Quality) -> tuple[str, ...]:
         number(q.p99_kl),
         number(q.max_kl),
         f"{q.top_agreement:.1%} ± {q.se_top_agreement:.1%}",
+        f"{number(pair.kl_ratio)} ± {number(pair.se_kl_ratio)}" if pair and pair.kl_ratio is not None else NOTHING,
         NOTHING if q.gate is None else f"{'kept' if q.passed else 'MISSED'} ({percent(q.gate)})",
     )

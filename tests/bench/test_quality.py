@@ -11,13 +11,11 @@ from tiny_folders import write_folder
 from tiny_models import write_tiny
 
 from edgelm.backends.registry import open_backend
-from edgelm.backends.scripted import ScriptedBackend
-from edgelm.bench import quality as quality_module
-from edgelm.bench.quality import QualityTest, check_same_vocabulary, qualities, score_windows, text_windows
+from edgelm.bench.quality import QualityTest, check_same_vocabulary, qualities, text_windows
 from edgelm.bench.quality_gate import gate_verdict, is_undecided, perplexity_rise
 from edgelm.bench.record import Quality
 from edgelm.bench.runner import BackendRunner
-from edgelm.errors import InvalidRequestError, MeasurementError
+from edgelm.errors import InvalidRequestError
 from edgelm.quant.divergence import divergence
 from edgelm.quant.open_model import open_model
 from edgelm.runtime.export import export
@@ -47,7 +45,7 @@ def measure(
     n: int = 500,
     gate: float | None = None,
 ) -> tuple[Quality, ...]:
-    return tuple(qualities(model, engines, QualityTest(text, reference, n, n_window, gate), 1, lambda _: None))
+    return tuple(qualities([model], engines, QualityTest(text, reference, n, n_window, gate), 1, lambda _: None))
 
 
 def logits(backend: str, path: Path, tokens: NDArray[np.int32], precision: str | None) -> NDArray[np.float32]:
@@ -95,12 +93,12 @@ def test_figures_are_those_of_the_engines_own_logits(model: Path, text: Path) ->
 
 def test_engines_come_in_turn_and_say_who_they_are(model: Path, text: Path) -> None:
     lines: list[str] = []
-    found = list(qualities(model, [("cpu", None), ("llamacpp", None)], QualityTest(text, None, 30, 12), 1, lines.append))
+    found = list(qualities([model], [("cpu", None), ("llamacpp", None)], QualityTest(text, None, 30, 12), 1, lines.append))
     assert [(each.engine, each.precision) for each in found] == [("cpu", "int8"), ("llamacpp", "int8")]
     assert {each.reference_perplexity for each in found} == {found[0].reference_perplexity}
     assert (found[0].text, found[0].text_sha256) == ("text.txt", hashlib.sha256(TEXT.encode()).hexdigest())
     assert (found[0].gate, found[0].passed) == (None, None)
-    assert "quality of llamacpp int8: window 3 of 3" in lines
+    assert "quality of tiny.gguf with cpu int8 and 1 more: window 3 of 3" in lines
     assert found[1].mean_kl < 0.05
 
 
@@ -140,8 +138,8 @@ def test_a_token_that_means_something_else_is_named(model: Path, tmp_path: Path)
     assert data.count(spelled) == 1
     other.write_bytes(data.replace(spelled, swapped))
     with pytest.raises(InvalidRequestError, match=r"token \d+ is b'a' in tiny.gguf, but b'b' in the reference other.gguf"):
-        check_same_vocabulary(model, other)
-    check_same_vocabulary(model, model)
+        check_same_vocabulary([model], other)
+    check_same_vocabulary([model], model)
 
 
 def test_windows_cut_the_text(model: Path) -> None:
@@ -188,53 +186,6 @@ def test_a_text_that_is_no_utf_8_is_refused(model: Path, text: Path) -> None:
     text.write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidRequestError, match=r"text\.txt cannot be read as UTF-8"):
         measure(model, [("cpu", None)], text)
-
-
-def scripted(*row: float) -> ScriptedBackend:
-    """Predicts the same probabilities whatever came before."""
-    return ScriptedBackend(lambda _: np.log(np.array(row, np.float32)), n_vocab=len(row))
-
-
-def test_scores_of_known_probabilities() -> None:
-    judge, other = scripted(0.5, 0.25, 0.25), scripted(0.25, 0.5, 0.25)
-    windows = [np.array([0, 1, 2, 0], np.int32), np.array([0, 1], np.int32)]
-    scores = score_windows(judge, other, windows, lambda _: None)
-    np.testing.assert_allclose(np.exp(-scores.judge_nll), [0.25, 0.25, 0.5, 0.25], rtol=1e-6)
-    np.testing.assert_allclose(np.exp(-scores.other_nll), [0.5, 0.25, 0.25, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(scores.kl, 0.25 * math.log(2), rtol=1e-5)
-    assert not scores.agrees.any()
-
-
-def test_a_window_is_predicted_from_an_empty_context() -> None:
-    lengths: list[int] = []
-
-    def script(history: Sequence[int]) -> NDArray[np.float32]:
-        lengths.append(len(history))
-        return np.zeros(4, np.float32)
-
-    windows = [np.array([0, 1, 2], np.int32)] * 2
-    score_windows(ScriptedBackend(script, n_vocab=4), scripted(1, 1, 1, 1), windows, lambda _: None)
-    assert lengths == [1, 2, 1, 2]
-
-
-def test_large_vocabularies_are_scored_in_smaller_pieces(model: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,) = measure(model, [("cpu", "int8")], text, n_window=80)
-    monkeypatch.setattr(quality_module, "_LOGITS_AT_ONCE", 288)
-    (pieces,) = measure(model, [("cpu", "int8")], text, n_window=80)
-    assert pieces.n_tokens == whole.n_tokens
-    assert pieces.perplexity == pytest.approx(whole.perplexity, rel=1e-4)
-    assert pieces.mean_kl == pytest.approx(whole.mean_kl, rel=1e-2)
-
-
-@pytest.mark.parametrize("row", [(math.nan, 0.5), (0.0, 1.0)])
-def test_logits_that_give_no_perplexity_are_an_error_not_a_figure(row: tuple[float, float]) -> None:
-    with np.errstate(divide="ignore"), pytest.raises(MeasurementError, match="token 1 to 2 of window 1: the logits of scripted"):
-        score_windows(scripted(0.5, 0.5), scripted(*row), [np.array([0, 0, 0], np.int32)], lambda _: None)
-
-
-def test_engines_of_other_vocabularies_are_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="scripted predicts 3 tokens, but the reference 2"):
-        score_windows(scripted(0.5, 0.5), scripted(0.4, 0.3, 0.3), [np.array([0, 1], np.int32)], lambda _: None)
 
 
 def rising(rise: float, error: float, gate: float | None = 0.01, n_tokens: int = 20440) -> Quality:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgelm.quant.clustered import clustered_mean, clusters, student_t
+from edgelm.quant.clustered import clustered_mean, clustered_ratio, clusters, clusters_of, student_t
 
 
 def test_of_clusters_of_one_size_it_is_the_error_of_their_means() -> None:
@@ -48,6 +48,35 @@ def test_windows_are_the_clusters_and_few_ones_are_cut(n_tokens: int, n_window: 
     assert sum(expected) == n_tokens
 
 
+def test_windows_of_any_lengths_are_clusters() -> None:
+    assert clusters_of([9, 3] * 4) == [9, 3] * 4
+    assert clusters_of([9, 3]) == [3, 2, 2, 2, 1, 1, 1]
+
+
 @pytest.mark.parametrize(("n", "quantile"), [(2, 12.706), (3, 4.303), (4, 3.182), (8, 2.365), (31, 2.042), (1001, 1.962)])
 def test_student_t(n: int, quantile: float) -> None:
     assert student_t(n) == pytest.approx(quantile, rel=0.01)
+
+
+def test_a_ratio_spreads_as_its_error_says() -> None:
+    """Pairs whose clusters are hard or easy for both: the ratio is far better known than either mean."""
+    rng = np.random.default_rng(3)
+    sizes = [10, 30, 20, 40] * 5
+    found, relative = [], []
+    for _ in range(400):
+        hard = np.repeat(rng.lognormal(0.0, 0.5, len(sizes)), sizes)
+        x, y = (level * hard * np.repeat(rng.lognormal(0.0, 0.1, len(sizes)), sizes) for level in (1.0, 2.0))
+        found.append(clustered_ratio(x, y, sizes))
+        relative.append(clustered_mean(x, sizes).error / x.mean())
+    spread = np.std([ratio.value for ratio in found])
+    assert np.mean([ratio.value for ratio in found]) == pytest.approx(0.5, rel=0.01)
+    assert np.mean([ratio.error for ratio in found]) == pytest.approx(spread, rel=0.1)
+    assert spread / 0.5 < 0.5 * np.mean(relative)
+
+
+def test_of_independent_pairs_it_is_the_common_ratio_estimator() -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.uniform(1, 2, (2, 60))
+    ratio = clustered_ratio(x, y, [1] * 60)
+    assert ratio.value == pytest.approx(x.sum() / y.sum())
+    assert ratio.error == pytest.approx((x - ratio.value * y).std(ddof=1) / np.sqrt(60) / y.mean())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgelm.errors import InvalidRequestError
-from edgelm.quant.divergence import divergence, token_scores
+from edgelm.quant.divergence import divergence, predictions, token_scores
 
 
 def logits_of(*rows: list[float]) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_scores_of_tokens_have_the_same_divergence() -> None:
     rng = np.random.default_rng(4)
     judge, other = (rng.standard_normal((40, 9)).astype(np.float32) for _ in range(2))
     targets = rng.integers(0, 9, 40).astype(np.int32)
-    scores, result = token_scores(judge, other, targets), divergence(judge, other)
+    scores, result = token_scores(predictions(judge), other, targets), divergence(judge, other)
     assert scores.kl.mean() == pytest.approx(result.mean_kl)
     assert scores.agrees.mean() == result.top_agreement
     p = np.exp(judge.astype(np.float64))
@@ -51,7 +51,7 @@ def test_scores_of_tokens_have_the_same_divergence() -> None:
 
 def test_equal_logits_score_exactly_the_same() -> None:
     logits = np.random.default_rng(5).standard_normal((20, 1000)).astype(np.float32)
-    scores = token_scores(logits, logits.copy(), np.arange(20, dtype=np.int32))
+    scores = token_scores(predictions(logits), logits.copy(), np.arange(20, dtype=np.int32))
     assert not scores.kl.any()
     assert scores.agrees.all()
     np.testing.assert_array_equal(scores.judge_nll, scores.other_nll)
@@ -89,5 +89,5 @@ def test_a_logit_that_is_no_number_is_refused(side: str) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 3), (5, 4), (5,), (0, 3)])
 def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidRequestError, match="shapes"):
+    with pytest.raises(InvalidRequestError, match="logits of shape"):
         divergence(np.zeros((0, 3) if shape == (0, 3) else (5, 3), np.float32), np.zeros(shape, np.float32))
