@@ -30,6 +30,7 @@ class ScaleFields:
         read: blocks [n] to the scales, and the offsets or None, float32 [n, n_groups_per_block], as the format's `decode` has them.
         choose_steps: scales, offsets (zeros where the format has none) and weights, float64 [n, n_groups_per_block], to the float16
             fields that a block's groups have in common; nothing where there are none.
+        find_steps: the same fields from scales and offsets that are exact, offsets but for tolerances of the same shape (find_step).
         store: those fields, scales and offsets to all the fields of `names`, each rounded to what it can hold.
     """
 
@@ -37,6 +38,7 @@ class ScaleFields:
     has_offset: bool
     read: Callable[[Blocks], tuple[Values, Values | None]]
     choose_steps: Callable[[Values, Values, Values], Columns]
+    find_steps: Callable[[Values, Values, Values], Columns]
     store: Callable[[Columns, Values, Values], Columns]
 
 
@@ -69,7 +71,8 @@ class GridFormat:
         return self.scale_fields.has_offset
 
     @cached_property
-    def _evenly_spaced(self) -> bool:
+    def evenly_spaced(self) -> bool:
+        """Whether the levels are whole numbers one after the other."""
         return bool((np.diff(self.levels) == 1).all())
 
     def round(
@@ -113,7 +116,7 @@ class GridFormat:
 
     def nearest_levels(self, scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The codes of the levels nearest to finite numbers, same shape."""
-        if self._evenly_spaced:
+        if self.evenly_spaced:
             codes: NDArray[np.uint8] = np.rint(scaled - self.levels[0]).clip(0, len(self.levels) - 1).astype(np.uint8)
             return codes
         return nearest_iq4(scaled)

@@ -18,7 +18,7 @@ from edgelm.errors import UnsupportedModelError
 from edgelm.quant.block_format import BlockFormat, Blocks, Columns, Values, column
 from edgelm.quant.blocks import IQ4_NL, IQ4_XS, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 from edgelm.quant.grid import GridFormat, ScaleFields
-from edgelm.quant.grid_steps import choose_step, whole_multiples
+from edgelm.quant.grid_steps import choose_step, find_step, whole_multiples
 from edgelm.quant.k_quants import pack_iq4_xs_scales, pack_scales_and_mins, unpack_iq4_xs_scales, unpack_scales_and_mins
 from edgelm.quant.nibbles import IQ4_TABLE
 
@@ -43,7 +43,7 @@ def _whole_numbers(first: int, last: int) -> NDArray[np.float32]:
 # -- 32 elements: float16 per group ------------------------------------------------------------------------------------------------------
 
 
-def _no_steps(scales: Values, offsets: Values, weights: Values) -> Columns:  # noqa: ARG001
+def _no_steps(scales: Values, offsets: Values, other: Values) -> Columns:  # noqa: ARG001
     return {}
 
 
@@ -70,6 +70,10 @@ def _choose_q6_k(scales: Values, offsets: Values, weights: Values) -> Columns:  
     return {"d": choose_step(scales, weights, -128, 127)}
 
 
+def _find_q6_k(scales: Values, offsets: Values, tolerances: Values) -> Columns:  # noqa: ARG001
+    return {"d": find_step(scales, np.zeros_like(scales), -128, 127)}
+
+
 def _store_q6_k(steps: Columns, scales: Values, offsets: Values) -> Columns:  # noqa: ARG001
     return {**steps, "scales": whole_multiples(scales, steps["d"], -128, 127).astype(np.int8)}
 
@@ -80,6 +84,10 @@ def _read_q6_k(blocks: Blocks) -> tuple[Values, None]:
 
 def _choose_iq4_xs(scales: Values, offsets: Values, weights: Values) -> Columns:  # noqa: ARG001
     return {"d": choose_step(scales, weights, -32, 31)}
+
+
+def _find_iq4_xs(scales: Values, offsets: Values, tolerances: Values) -> Columns:  # noqa: ARG001
+    return {"d": find_step(scales, np.zeros_like(scales), -32, 31)}
 
 
 def _store_iq4_xs(steps: Columns, scales: Values, offsets: Values) -> Columns:  # noqa: ARG001
@@ -98,6 +106,10 @@ def _choose_with_mins(middle: float, scales: Values, offsets: Values, weights: V
     d = choose_step(scales, weights, 0, 63)
     mins = _mins(middle, scales, offsets, d, whole_multiples(scales, d, 0, 63))
     return {"d": d, "dmin": choose_step(mins, weights, 0, 63)}
+
+
+def _find_with_mins(scales: Values, offsets: Values, tolerances: Values) -> Columns:
+    return {"d": find_step(scales, np.zeros_like(scales), 0, 63), "dmin": find_step(-offsets, tolerances, 0, 63)}
 
 
 def _store_with_mins(middle: float, steps: Columns, scales: Values, offsets: Values) -> Columns:
@@ -119,15 +131,16 @@ def _read_with_mins(blocks: Blocks) -> tuple[Values, Values]:
 
 # -- the table -------------------------------------------------------------------------------------------------------------------------
 
-_D = ScaleFields(("d",), False, _read_scale, _no_steps, _store_d)
-_D_AND_M = ScaleFields(("d", "m"), True, _read_scale_and_offset, _no_steps, _store_d_and_m)
-_SIGNED_8 = ScaleFields(("d", "scales"), False, _read_q6_k, _choose_q6_k, _store_q6_k)
-_SIGNED_6 = ScaleFields(("d", "scales_l", "scales_h"), False, _read_iq4_xs, _choose_iq4_xs, _store_iq4_xs)
+_D = ScaleFields(("d",), False, _read_scale, _no_steps, _no_steps, _store_d)
+_D_AND_M = ScaleFields(("d", "m"), True, _read_scale_and_offset, _no_steps, _no_steps, _store_d_and_m)
+_SIGNED_8 = ScaleFields(("d", "scales"), False, _read_q6_k, _choose_q6_k, _find_q6_k, _store_q6_k)
+_SIGNED_6 = ScaleFields(("d", "scales_l", "scales_h"), False, _read_iq4_xs, _choose_iq4_xs, _find_iq4_xs, _store_iq4_xs)
 
 
 def _d_and_dmin(middle: float) -> ScaleFields:
     names = ("d", "dmin", "scales")
-    return ScaleFields(names, True, _read_with_mins, partial(_choose_with_mins, middle), partial(_store_with_mins, middle))
+    choose, store = partial(_choose_with_mins, middle), partial(_store_with_mins, middle)
+    return ScaleFields(names, True, _read_with_mins, choose, _find_with_mins, store)
 
 
 GRID_FORMATS: Mapping[str, GridFormat] = MappingProxyType(

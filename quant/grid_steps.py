@@ -48,6 +48,24 @@ def whole_multiples(wishes: Doubles, step: NDArray[np.float16], low: int, high: 
     return q
 
 
+def find_step(products: Doubles, tolerances: Doubles, low: int, high: int) -> NDArray[np.float16]:
+    """A step [n] of which the products [n, n_groups] are whole multiples within low .. high, each but for its tolerance (same shape).
+
+    Several steps may do, as 2 * 1 is 1 * 2. The one with the largest multiples is taken, because quantizers use the whole range; rows
+    without any get 0.
+    """
+    steps = np.zeros(len(products), np.float16)
+    open_rows = np.flatnonzero((np.abs(products) > tolerances).any(axis=1))
+    for multiple in sorted({*range(low, high + 1)} - {0}, key=lambda k: (-abs(k), k)):
+        rows, margins = products[open_rows], tolerances[open_rows]
+        step = (_largest_magnitude(rows) / multiple).astype(np.float16)
+        q = whole_multiples(rows, step, low, high)
+        found = (np.abs(step.astype(np.float64)[:, None] * q - rows) <= margins).all(axis=1)
+        steps[open_rows[found]] = step[found]
+        open_rows = open_rows[~found]
+    return steps
+
+
 def _divide(a: Doubles, b: Doubles) -> Doubles:
     return np.divide(a, b, out=np.zeros_like(a), where=b != 0)
 

@@ -11,7 +11,7 @@ Formats of more than 4 bits, and those whose codes stand for uneven values, have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import UnsupportedModelError
-from edgelm.quant.block_format import BlockFormat, Blocks, Values, column
-from edgelm.quant.k_quants import unpack_iq4_xs_scales, unpack_scales_and_mins
-from edgelm.quant.nibbles import IQ4_TABLE, Codes, unpack_nibbles
-
-_IQ4_CODES = (IQ4_TABLE + 128).astype(np.uint8)
-Split = tuple[Codes, Values, Values | None]  # codes uint8 [n, groups, block_size], scales and offsets float32 [n, groups]
+from edgelm.errors import InvalidRequestError, UnsupportedModelError
+from edgelm.quant.block_codes import CODE_LAYOUTS
+from edgelm.quant.block_format import BlockFormat, Columns
+from edgelm.quant.grid import GridFormat
+from edgelm.quant.grid_formats import grid_format
+from edgelm.quant.nibbles import Codes
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,45 @@ class NBits:
     scales: NDArray[np.float32]
     offsets: NDArray[np.float32] | None
 
+    @property
+    def n_columns(self) -> int:
+        """Weights in a row."""
+        return int(self.scales.shape[1]) * self.layout.block_size
+
+    def whole_codes(self) -> NDArray[np.uint8]:
+        """One code per byte, uint8 [n_rows, n_blocks, block_size]."""
+        if self.layout.bits == 8:
+            return self.codes
+        return np.stack([self.codes & 15, self.codes >> 4], axis=-1).reshape(*self.scales.shape, -1)
+
     def dequantize(self) -> NDArray[np.float32]:
         """The weights, float32 [n_rows, n_columns]; the format's own values to the last bits of float32."""
-        codes = self.codes
-        if self.layout.bits == 4:
-            codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
-        values: NDArray[Any] = (codes.astype(np.float32) - 2 ** (self.layout.bits - 1)) * self.scales[..., None]
+        values: NDArray[Any] = (self.whole_codes().astype(np.float32) - 2 ** (self.layout.bits - 1)) * self.scales[..., None]
         if self.offsets is not None:
             values = values + self.offsets[..., None]
-        return values.reshape(len(codes), -1)
+        return values.reshape(len(values), -1)
+
+
+# Formats whose values are whole multiples of a scale within 4 bits take 4, the others 8.
+_LAYOUTS: Mapping[str, NBitsLayout] = MappingProxyType(
+    {
+        "Q4_0": NBitsLayout(4, 32, False),
+        "Q4_1": NBitsLayout(4, 32, True),
+        "Q5_0": NBitsLayout(8, 32, False),
+        "Q5_1": NBitsLayout(8, 32, True),
+        "Q8_0": NBitsLayout(8, 32, False),
+        "IQ4_NL": NBitsLayout(8, 32, False),
+        "Q4_K": NBitsLayout(4, 32, True),
+        "Q5_K": NBitsLayout(8, 32, True),
+        "Q6_K": NBitsLayout(8, 16, False),
+        "IQ4_XS": NBitsLayout(8, 32, False),
+    }
+)
 
 
 def nbits_layout(block_format: BlockFormat) -> NBitsLayout | None:
     """How a format is held, or None for F32, F16 and BF16, whose values are no small whole numbers."""
-    row = _FORMATS.get(block_format.name)
-    return None if row is None else row[0]
+    return _LAYOUTS.get(block_format.name)
 
 
 def pack_nbits(block_format: BlockFormat, data: NDArray[np.uint8], n_columns: int) -> NBits:
@@ -87,13 +110,17 @@ def pack_nbits(block_format: BlockFormat, data: NDArray[np.uint8], n_columns: in
     Raises:
         UnsupportedModelError: a format without such a layout.
     """
-    row = _FORMATS.get(block_format.name)
-    if row is None:
+    layout = nbits_layout(block_format)
+    if layout is None:
         raise UnsupportedModelError(f"{block_format.name} weights have no exact form in 4 or 8 bits; ask for one with --requantize q8_0")
-    layout, split = row
     blocks = np.ascontiguousarray(data).reshape(-1).view(block_format.dtype)
+    form = grid_format(block_format)
     with np.errstate(invalid="ignore", over="ignore"):  # scales of a damaged file may be infinite; they stay so
-        codes, scales, offsets = split(blocks)
+        scales, offsets = form.scale_fields.read(blocks)
+        if offsets is not None:
+            offsets = offsets + _middle(form) * scales
+    held, codes = _held(form, layout), CODE_LAYOUTS[block_format.name].unpack(blocks)
+    codes = codes + held[0] if form.evenly_spaced else held[codes]
     n_rows = len(blocks) * block_format.n_elements // n_columns
     code_shape, scale_shape = layout.shapes(n_rows, n_columns)
     if layout.bits == 4:
@@ -106,83 +133,60 @@ def pack_nbits(block_format: BlockFormat, data: NDArray[np.uint8], n_columns: in
     )
 
 
-# -- one function per format: codes around 8 or 128, and the scale and offset that this makes --------------------------------------------
+def unpack_nbits(block_format: BlockFormat, weights: NBits) -> NDArray[np.uint8]:
+    """The inverse of `pack_nbits`: blocks of the format, uint8 [bytes], that pack to the very same numbers.
+
+    For Q4_0, Q5_0, Q8_0 and IQ4_NL these are the bytes that were packed. In the other formats several blocks pack to the same numbers:
+    - Q4_1, Q5_1: an offset is the minimum plus 8 or 16 scales in float32, so a minimum below about 2^-13 of that has lost its last bits;
+    - Q6_K, IQ4_XS, Q4_K, Q5_K: a scale is a step times a whole number, and half the step times twice the number is the same. The largest
+      whole numbers are taken, which are those of llama.cpp's quantizer; a block whose scales are all 0 has step 0.
+    The sign of a zero may change where there are offsets or steps.
+
+    Raises:
+        InvalidRequestError: no blocks of the format are found that hold these numbers exactly: they are those of another format or were
+            changed, or (Q4_K, Q5_K) minima far smaller than the scales were lost in the offsets' rounding.
+    """
+    layout = nbits_layout(block_format)
+    if layout is None or layout != weights.layout:
+        raise InvalidRequestError(f"{weights.layout} is not how {block_format.name} weights are held")
+    form = grid_format(block_format)
+    held = _held(form, layout)
+    codes = np.zeros(256, np.uint8)
+    codes[held] = np.arange(len(held))
+    blocks = np.empty(weights.scales.size // form.n_groups_per_block, block_format.dtype)
+    scale_columns = _scale_columns(form, weights)
+    code_columns = CODE_LAYOUTS[block_format.name].pack(codes[weights.whole_codes()].reshape(len(blocks), -1))
+    for name, items in {**scale_columns, **code_columns}.items():
+        blocks[name] = items
+    data = blocks.view(np.uint8)
+    if not _same(weights, pack_nbits(block_format, data, weights.n_columns)):
+        raise InvalidRequestError(f"no {block_format.name} blocks hold these scales, offsets and codes exactly")
+    return data
 
 
-def _nibbles(blocks: Blocks) -> Codes:
-    codes: Codes = unpack_nibbles(blocks["qs"]).reshape(-1, 1, 32)
-    return codes
+def _middle(form: GridFormat) -> int:
+    """The level in the middle of those that start at 0: codes around it keep the part that meets int8 activations small."""
+    return len(form.levels) // 2 if form.has_offset else 0
 
 
-def _five_bits(blocks: Blocks) -> Codes:
-    high = np.unpackbits(blocks["qh"].astype("<u4")[:, None].view(np.uint8), axis=1, bitorder="little")
-    codes: Codes = _nibbles(blocks) | high[:, None] << 4
-    return codes
+def _held(form: GridFormat, layout: NBitsLayout) -> Codes:
+    """What stands for each of the format's codes, uint8 [n_levels]."""
+    held: Codes = (form.levels - _middle(form) + 2 ** (layout.bits - 1)).astype(np.uint8)
+    return held
 
 
-def _q4_0(blocks: Blocks) -> Split:
-    return _nibbles(blocks), column(blocks, "d"), None
+def _scale_columns(form: GridFormat, weights: NBits) -> Columns:
+    """The fields of blocks behind scales and offsets."""
+    scales = weights.scales.astype(np.float64).reshape(-1, form.n_groups_per_block)
+    offsets, tolerances = np.zeros_like(scales), np.zeros_like(scales)
+    with np.errstate(invalid="ignore", over="ignore"):  # numbers that no float16 holds are found out afterwards
+        if weights.offsets is not None:
+            rounded = weights.offsets.reshape(scales.shape)
+            offsets, tolerances = rounded - _middle(form) * scales, np.spacing(np.abs(rounded)) / 2
+        return form.scale_fields.store(form.scale_fields.find_steps(scales, offsets, tolerances), scales, offsets)
 
 
-def _q4_1(blocks: Blocks) -> Split:
-    return _nibbles(blocks), column(blocks, "d"), column(blocks, "m") + 8 * column(blocks, "d")
-
-
-def _q5_0(blocks: Blocks) -> Split:
-    return _five_bits(blocks) + 112, column(blocks, "d"), None
-
-
-def _q5_1(blocks: Blocks) -> Split:
-    # Codes 0 .. 31 are held around their middle, which keeps the part that meets int8 activations small.
-    return _five_bits(blocks) + 112, column(blocks, "d"), column(blocks, "m") + 16 * column(blocks, "d")
-
-
-def _q8_0(blocks: Blocks) -> Split:
-    return (blocks["qs"].view(np.uint8) ^ 128)[:, None], column(blocks, "d"), None
-
-
-def _iq4_nl(blocks: Blocks) -> Split:
-    return _IQ4_CODES[_nibbles(blocks)], column(blocks, "d"), None
-
-
-def _scale_and_min(blocks: Blocks, middle: int) -> tuple[Values, Values]:
-    scales, mins = unpack_scales_and_mins(blocks["scales"])
-    scale: Values = column(blocks, "d") * scales
-    return scale, middle * scale - column(blocks, "dmin") * mins
-
-
-def _q4_k(blocks: Blocks) -> Split:
-    return unpack_nibbles(blocks["qs"].reshape(-1, 4, 32)).reshape(-1, 8, 32), *_scale_and_min(blocks, 8)
-
-
-def _q5_k(blocks: Blocks) -> Split:
-    low = unpack_nibbles(blocks["qs"].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    high = np.unpackbits(blocks["qh"][:, None, :], axis=1, bitorder="little")
-    return (low | high << 4) + 112, *_scale_and_min(blocks, 16)
-
-
-def _q6_k(blocks: Blocks) -> Split:
-    low = unpack_nibbles(blocks["ql"].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
-    high = blocks["qh"].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    return (low | high << 4).reshape(-1, 16, 16) + 96, column(blocks, "d") * blocks["scales"], None
-
-
-def _iq4_xs(blocks: Blocks) -> Split:
-    codes = unpack_nibbles(blocks["qs"].reshape(-1, 8, 16)).reshape(-1, 8, 32)
-    return _IQ4_CODES[codes], column(blocks, "d") * unpack_iq4_xs_scales(blocks["scales_l"], blocks["scales_h"]), None
-
-
-_FORMATS: Mapping[str, tuple[NBitsLayout, Callable[[Blocks], Split]]] = MappingProxyType(
-    {
-        "Q4_0": (NBitsLayout(4, 32, False), _q4_0),
-        "Q4_1": (NBitsLayout(4, 32, True), _q4_1),
-        "Q5_0": (NBitsLayout(8, 32, False), _q5_0),
-        "Q5_1": (NBitsLayout(8, 32, True), _q5_1),
-        "Q8_0": (NBitsLayout(8, 32, False), _q8_0),
-        "IQ4_NL": (NBitsLayout(8, 32, False), _iq4_nl),
-        "Q4_K": (NBitsLayout(4, 32, True), _q4_k),
-        "Q5_K": (NBitsLayout(8, 32, True), _q5_k),
-        "Q6_K": (NBitsLayout(8, 16, False), _q6_k),
-        "IQ4_XS": (NBitsLayout(8, 32, False), _iq4_xs),
-    }
-)
+def _same(a: NBits, b: NBits) -> bool:
+    if a.offsets is not None and b.offsets is not None and not np.array_equal(a.offsets, b.offsets):
+        return False
+    return np.array_equal(a.scales, b.scales) and np.array_equal(a.codes, b.codes)

@@ -26,7 +26,16 @@ from edgelm.quant.model_file import ModelFile, Tensor
 # Where each target's graphs are written: export_<target>(file, folder, options, progress) -> ExportReport.
 _WRITERS: Mapping[str, str] = {target: f"edgelm.backends.onnx.export_{target}" for target in TARGETS}
 _PACKAGES: Mapping[str, tuple[str, ...]] = {"cpu": ("onnx",), "qnn": ("onnx", "onnxruntime"), "nnapi": ("onnx", "onnxruntime")}
-_SOURCES = ("backends/onnx", "backends/config.py", "backends/rope.py", "backends/weights.py", "quant/blocks.py", "quant/pack_nbits.py")
+_SOURCES = (
+    "backends/onnx",
+    "backends/config.py",
+    "backends/rope.py",
+    "backends/weights.py",
+    "quant/blocks.py",
+    "quant/block_codes.py",
+    "quant/grid_formats.py",
+    "quant/pack_nbits.py",
+)
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "target": TARGETS,
     "precision": ("int8", "f32"),
