@@ -90,7 +90,7 @@ class HuggingFaceConfig:
 
     Raises:
         ModelFileError: a key is missing or its value makes no sense.
-        UnsupportedModelError: an architecture, activation, rotary scaling or quantization that edgelm does not read.
+        UnsupportedModelError: an architecture, activation or rotary scaling that edgelm does not read.
     """
 
     def __init__(self, config: JsonObject) -> None:
@@ -223,11 +223,6 @@ def _find_architecture(config: JsonObject) -> Architecture:
 
 
 def _check_supported(config: JsonObject, architecture: Architecture) -> None:
-    if config.has("quantization_config"):
-        method = config.object("quantization_config").values.get("quant_method")
-        raise UnsupportedModelError(
-            f"{config.where}: weights quantized by {method!r} are not supported; choose the unquantized model or a GGUF file"
-        )
     activation = config.text("hidden_activation", config.text("hidden_act", architecture.activation))
     if activation != architecture.activation:
         raise UnsupportedModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from edgelm.errors import ModelFileError, UnsupportedModelError
 from edgelm.quant.blocks import F32
 from edgelm.quant.huggingface_config import Architecture, HuggingFaceConfig
+from edgelm.quant.huggingface_packed import PackedLayer
 from edgelm.quant.model_file import Tensor
+from edgelm.quant.packed_layouts import Layout, Parts, type_name
+from edgelm.quant.safetensors_file import DTYPES
 
 _MODEL_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _LAYER_NAMES = {
@@ -56,11 +60,44 @@ def gguf_name(name: str, architecture: Architecture) -> str | None:
     raise UnsupportedModelError(f"the tensor {name[:200]!r} is not part of a {architecture.name} model that edgelm runs")
 
 
+def join_packed(
+    tensors: Mapping[str, Tensor], integers: Mapping[str, NDArray[Any]], layout: Layout | None, where: str
+) -> dict[str, Tensor | PackedLayer]:
+    """Everything that the files hold, under Hugging Face names, with the parts of each packed layer in one.
+
+    Raises:
+        ModelFileError: a layer lacks a part, or its parts do not go together.
+        UnsupportedModelError: integers that are part of no packed layer.
+    """
+    left: dict[str, Tensor | NDArray[Any]] = {**tensors, **integers}
+    joined: dict[str, Tensor | PackedLayer] = {}
+    if layout is not None:
+        joined |= _take_packed(left, layout, where)
+    for name, tensor in left.items():
+        if name in joined:
+            raise ModelFileError(f"{where}: the tensor {name!r} is there both packed and plain; fetch it again")
+        if not isinstance(tensor, Tensor):
+            raise UnsupportedModelError(f"{where}: the tensor {name!r} has the type {type_name(tensor)}; edgelm reads {', '.join(DTYPES)}")
+        joined[name] = tensor
+    return joined
+
+
+def _take_packed(left: dict[str, Tensor | NDArray[Any]], layout: Layout, where: str) -> dict[str, PackedLayer]:
+    """The packed layers by the names of their weights; their parts are taken out of `left`."""
+    layers = [name.removesuffix(f".{layout.codes}") for name in left if name.endswith(f".{layout.codes}")]
+    packed: dict[str, PackedLayer] = {}
+    for layer in layers:
+        names = {part: f"{layer}.{part}" for part in (layout.codes, *layout.others)}
+        parts = Parts(layer, where, {part: left.pop(name) for part, name in names.items() if name in left})
+        packed[f"{layer}.weight"] = layout.open(parts)
+    return packed
+
+
 class ConvertedTensors(Mapping[str, Tensor]):
     """Tensors by GGUF name, each converted when it is asked for, so that copies live no longer than their user needs them.
 
     Args:
-        sources: tensors under Hugging Face names.
+        sources: tensors and packed layers under Hugging Face names.
         config: of the model.
         where: the folder, for messages.
 
@@ -69,9 +106,9 @@ class ConvertedTensors(Mapping[str, Tensor]):
         UnsupportedModelError: a tensor that the architecture does not have.
     """
 
-    def __init__(self, sources: Mapping[str, Tensor], config: HuggingFaceConfig, where: str) -> None:
+    def __init__(self, sources: Mapping[str, Tensor | PackedLayer], config: HuggingFaceConfig, where: str) -> None:
         self._config, self._where = config, where
-        self._sources: dict[str, Tensor] = {}
+        self._sources: dict[str, Tensor | PackedLayer] = {}
         for name, tensor in sources.items():
             target = gguf_name(name, config.architecture)
             if target is None or (target == "output.weight" and config.tied):
@@ -97,10 +134,20 @@ class ConvertedTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         source = self._sources[name]
+        if isinstance(source, PackedLayer):
+            source = source.tensor()
         change = self._change(name)
         if change is None:
             return Tensor(name, source.shape, source.format, source.data)
         return change(name, source)
+
+    def notes(self) -> dict[str, str]:
+        """Why a packed layer is read in a larger format than it is stored in, by the tensor's name.
+
+        Raises: as PackedLayer.note.
+        """
+        packed = {name: source.note() for name, source in self._sources.items() if isinstance(source, PackedLayer)}
+        return {name: note for name, note in packed.items() if note}
 
     def _change(self, name: str) -> Callable[[str, Tensor], Tensor] | None:
         part = name.split(".")[-2]

@@ -195,7 +195,7 @@ def test_phi3_longrope(tmp_path: Path) -> None:
         ({"rope_scaling": {"rope_type": "llama3", "factor": 0}}, ModelFileError, "factor 0.0.*make no sense"),
         ({"hidden_act": "relu"}, UnsupportedModelError, "activation 'relu'"),
         ({"tie_word_embeddings": "yes"}, ModelFileError, "not true or false"),
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModelError, "'gptq'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, UnsupportedModelError, "'fp8'"),
         ({"num_attention_heads": 5, "num_key_value_heads": 5}, ModelFileError, "rows, not two halves for each of 5 heads"),
         ({"eos_token_id": "2"}, ModelFileError, "'eos_token_id' is '2'"),
         ({"eos_token_id": [2, -1]}, ModelFileError, "'eos_token_id'"),

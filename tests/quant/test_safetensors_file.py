@@ -44,10 +44,25 @@ def test_values_equal_the_library_s(tmp_path: Path) -> None:
         file.drop_pages()
 
 
+def test_integers_are_arrays_and_no_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    arrays = {dtype: (np.arange(6) * 37 % 100 - 50 * (dtype != "u1")).astype(dtype).reshape(2, 3) for dtype in ("i1", "u1", "i2", "i4", "i8")}
+    save_file({**arrays, "weight": np.ones(3, np.float16)}, path)
+    file = SafetensorsFile(path)
+    assert list(file.tensors) == ["weight"]
+    assert set(file.integers) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(file.integers[name], array)
+        assert file.integers[name].dtype == array.dtype
+        assert not file.integers[name].flags.writeable
+    file.close()
+    assert not file.integers
+
+
 def test_other_types_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_file({"codes": np.zeros(4, np.uint8)}, path)
-    with pytest.raises(UnsupportedModelError, match="'codes' has the type U8; edgelm reads F32, F16, BF16"):
+    save_file({"codes": np.zeros(4, np.float64)}, path)
+    with pytest.raises(UnsupportedModelError, match="'codes' has the type F64; edgelm reads F32, F16, BF16"):
         SafetensorsFile(path)
 
 
@@ -97,7 +112,7 @@ def test_any_entry_gives_a_clear_error_or_a_tensor(
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
     write(path, {"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}, n_bytes)
     try:
-        tensors = SafetensorsFile(path).tensors
+        file = SafetensorsFile(path)
     except EdgeLMError:
         return
-    assert tensors["a"].data.size == n_bytes
+    assert (file.integers["a"].nbytes if dtype == "I64" else file.tensors["a"].data.size) == n_bytes
