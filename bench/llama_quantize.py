@@ -67,10 +67,12 @@ def llama_quantize(
         params.output_tensor_type = _tensor_type(output_format)
     if tensor_formats:
         params.tt_overrides = _override_array(api, tensor_formats)
-    importance = {} if imatrix is None else _importance(read_imatrix(imatrix) if isinstance(imatrix, Path) else imatrix)
-    if importance:
+    importance: dict[str, NDArray[np.float32]] = {}
+    if imatrix is not None:
+        importance = _importance(read_imatrix(imatrix) if isinstance(imatrix, Path) else imatrix)
+        _check_importance(source, importance)
         params.imatrix = _importance_array(api, importance)
-    _check_files(source, target, importance)
+    _check_files(source, target)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as folder:
             partial = Path(folder) / target.name
@@ -91,12 +93,16 @@ def _run(api: Any, source: Path, target: Path, params: Any) -> None:
         raise ModelFileError(f"llama.cpp cannot quantize {source} ({reason}); check the file with: edgelm inspect {source}")
 
 
-def _check_files(source: Path, target: Path, importance: Mapping[str, NDArray[np.float32]]) -> None:
-    with GGUFFile(source) as file:
-        if importance and importance.keys().isdisjoint(file.tensors):
-            raise InvalidRequestError(f"the importance matrix names no weight of {source}; give one that was made with this model")
+def _check_files(source: Path, target: Path) -> None:
+    GGUFFile(source).close()
     if target.exists() and target.samefile(source):
         raise InvalidRequestError(f"{target} is the source itself; name another file to write to")
+
+
+def _check_importance(source: Path, importance: Mapping[str, NDArray[np.float32]]) -> None:
+    with GGUFFile(source) as file:
+        if importance.keys().isdisjoint(file.tensors):
+            raise InvalidRequestError(f"the importance matrix names no weight of {source}; give one that was made with this model")
 
 
 def _file_type(api: Any, format: str) -> int:

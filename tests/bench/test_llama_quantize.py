@@ -14,6 +14,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from tiny_models import write_tiny
 
+from edgelm.backends.llamacpp_library import load_library
 from edgelm.bench.llama_quantize import llama_quantize
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.gguf_file import GGUFFile
@@ -152,13 +153,18 @@ def test_an_importance_matrix_of_another_model(tmp_path: Path, model: Path) -> N
         llama_quantize(model, tmp_path / "q.gguf", "q4_0", wrong_size)
     with pytest.raises(InvalidRequestError, match=r"names no weight of .*model\.gguf"):
         llama_quantize(model, tmp_path / "q.gguf", "q4_0", {"other.weight": wrong_size["blk.0.attn_q.weight"]})
+    with pytest.raises(InvalidRequestError, match="names no weight"):
+        llama_quantize(model, tmp_path / "q.gguf", "q4_0", {})
     assert left_over(tmp_path, model) == []
 
 
 def test_a_source_that_is_quantized_already(tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "q4.gguf", "llama", format="Q4_1")
-    with pytest.raises(ModelFileError, match="requantizing from type q4_1 is disabled"):
+    api = load_library()
+    assert not api.llama_model_load_from_file(b"/nowhere/other.gguf", api.llama_model_default_params())
+    with pytest.raises(ModelFileError, match="requantizing from type q4_1 is disabled") as caught:
         llama_quantize(model, tmp_path / "q.gguf", "q4_0")
+    assert "other.gguf" not in str(caught.value)  # that was said earlier, about another file
     assert left_over(tmp_path, model) == []
     llama_quantize(model, tmp_path / "q.gguf", "q4_0", allow_requantize=True)
     assert formats_of(tmp_path / "q.gguf")["blk.0.attn_q.weight"] == "Q4_0"

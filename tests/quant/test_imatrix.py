@@ -271,6 +271,12 @@ def test_outer_products_of_others(tmp_path: Path, outer: NDArray[np.float32], na
             read_imatrix(path)
 
 
+def test_outer_products_of_weights_with_other_squares(tmp_path: Path) -> None:
+    tensors = entry_tensors(Q) | entry_tensors(K) | {f"{K}.in_sum2": np.ones(8, np.float32), "edgelm.outer.0": diagonal()}
+    with pytest.raises(ModelFileError, match="cannot belong"):
+        read_imatrix(write_gguf(tmp_path / "bad.gguf", tensors, {"edgelm.outer.0": [Q, K]}))
+
+
 def test_two_outer_products_of_one_weight(tmp_path: Path) -> None:
     tensors = entry_tensors() | {"edgelm.outer.0": diagonal(), "edgelm.outer.1": diagonal()}
     path = write_gguf(tmp_path / "bad.gguf", tensors, {"edgelm.outer.0": [Q], "edgelm.outer.1": [Q]})
