@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +105,9 @@ def kill_at_every_operation(target: Path) -> None:
     n_operations, status = 0, -signal.SIGKILL
     while status != 0:
         target.unlink(missing_ok=True)
-        status = forked(lambda n=n_operations: killed_at(n, lambda: work(target)))  # type: ignore[misc]
+        status = forked(partial(killed_at, n_operations, partial(work, target)))
         require(status, 0, -signal.SIGKILL)
-        require(forked(lambda: work(target)), 0)
+        require(forked(partial(work, target)), 0)
         require_done(target)
         n_operations += 1
     print(n_operations)
@@ -122,12 +123,12 @@ def kill_at_random_moments(target: Path) -> None:
         work(target)
 
     for _ in range(30):
-        status = forked(lambda seconds=chance.uniform(0, 0.04): short_lived(seconds))  # type: ignore[misc]
+        status = forked(partial(short_lived, chance.uniform(0, 0.04)))
         require(status, 0, -signal.SIGKILL)
         if status == 0:
             require_done(target)
             target.unlink()
-    require(forked(lambda: work(target)), 0)
+    require(forked(partial(work, target)), 0)
     require_done(target)
 
 

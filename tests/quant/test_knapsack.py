@@ -69,9 +69,9 @@ def test_gap_that_steps_along_the_hulls_leave_is_filled() -> None:
 
 
 def test_capacity_met_exactly_in_floating_point_is_enough() -> None:
-    classes = [items([(0.1, 1), (0.3, 0)]) for _ in range(100)]
-    assert select(classes, 0.1 * 100) == [0] * 100
-    assert select(classes, 0.1 * 100 * (1 - 1e-9)) is None
+    classes = [items([(0.1, 1), (0.3, 0)]) for _ in range(3)]  # 0.1 + 0.1 + 0.1 is above 0.3
+    assert select(classes, 0.3) == [0, 0, 0]
+    assert select(classes, 0.3 * (1 - 1e-9)) is None
 
 
 def test_all_the_best_where_everything_fits() -> None:
