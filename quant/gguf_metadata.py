@@ -7,6 +7,7 @@ of another type than it expects: whole numbers are uint32, others float32, token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +42,7 @@ _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _ARRAY_TYPES = {"tokenizer.ggml.token_type": np.int32, "tokenizer.ggml.scores": np.float32}
 # Of the file that was read, not of the one that is written.
 _LEFT_OUT = (TOKENIZER_JSON, EOS_TOKEN_IDS, "general.alignment", "split.no", "split.count", "split.tensors.count")
+_WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}  # the layers of the 27B models, which divide the width by the heads
 # Texts by which llama.cpp knows that a token ends the answer.
 _KNOWN_ENDS = frozenset(
     (
@@ -80,8 +82,24 @@ def gguf_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         values |= _first_and_last(values)
     elif "tokenizer.ggml.model" not in metadata:
         raise ModelFileError("the model has no tokenizer (tokenizer.json, in a folder), and could not be run without; fetch it whole")
+    _check_attention_scale(metadata)
     values["general.quantization_version"] = _QUANTIZATION_VERSION
     return {key: _typed(key, value) for key, value in values.items() if key not in _LEFT_OUT}
+
+
+def _check_attention_scale(metadata: Mapping[str, Any]) -> None:
+    """llama.cpp reads no scale for Gemma, but takes it from the sizes (src/models/gemma2.cpp and gemma3.cpp)."""
+    name = metadata.get("general.architecture")
+    scale = metadata.get(f"{name}.attention.scale")
+    if name not in _WIDE_GEMMA or scale is None:
+        return
+    n_embd, n_heads, n_layers = (metadata[f"{name}.{key}"] for key in ("embedding_length", "attention.head_count", "block_count"))
+    wide = n_layers == _WIDE_GEMMA[name]
+    size = n_embd // n_heads if wide else metadata.get(f"{name}.attention.key_length", n_embd // n_heads)
+    if not math.isclose(scale, size**-0.5, rel_tol=1e-6):
+        raise UnsupportedModelError(
+            f"the model scales attention by {scale:.6g}, but llama.cpp runs {name} with {size**-0.5:.6g}, for which GGUF has no key"
+        )
 
 
 def _typed(key: str, value: Any) -> Any:

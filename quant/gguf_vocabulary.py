@@ -52,7 +52,10 @@ _PRE_TOKENIZERS: Mapping[tuple[str, ...], tuple[str, str]] = MappingProxyType(
         (_O200K.replace("{1,3}", "").replace(f"{_CONTRACTIONS}?", ""),): ("tekken", "tekken"),
     }
 )
-# Other spellings of the same.
+# Other spellings of the same: whole patterns, and parts of them.
+_PATTERNS = MappingProxyType(
+    {r"\p{N}": _DIGITS, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": _GPT2},
+)
 _SPELLINGS = (
     ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", _CONTRACTIONS),
     ("(?:'s|'t|'re|'ve|'m|'ll|'d)", _CONTRACTIONS),
@@ -178,7 +181,7 @@ def _spelled(pattern: object) -> str:
         return repr(pattern)
     for other, ours in _SPELLINGS:
         text = text.replace(other, ours)
-    return text
+    return _PATTERNS.get(text, text)
 
 
 # -- SentencePiece ---------------------------------------------------------------------------------------------------------------------

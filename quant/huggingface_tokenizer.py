@@ -35,9 +35,12 @@ def read_tokenizer(folder: Path, config: JsonObject) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if tokenizer_json.exists():
         metadata[TOKENIZER_JSON] = str(tokenizer_json.absolute())
+    texts = {kind: _token_text(tokenizer_config, kind) for kind in _ID_KEYS}
     ids_by_text = _ids_by_text(tokenizer_config)
+    if not ids_by_text and any(texts.values()):
+        ids_by_text = _added_ids(tokenizer_json)
     for kind, key in _ID_KEYS.items():
-        named = ids_by_text.get(_token_text(tokenizer_config, kind) or "")
+        named = ids_by_text.get(texts[kind] or "")
         ids = [named] if named is not None else [*_token_ids(config, kind), *_token_ids(generation, kind)]
         if ids:
             metadata[key] = ids[0]
@@ -69,6 +72,16 @@ def _ids_by_text(tokenizer_config: JsonObject) -> dict[str, int]:
             raise ModelFileError(f"{decoder.where}: the key {number[:100]!r} is not a token's number; fetch the file again")
         ids[decoder.object(number).text("content")] = int(number)
     return ids
+
+
+def _added_ids(tokenizer_json: Path) -> dict[str, int]:
+    """The same from tokenizer.json, for newer folders, whose tokenizer_config.json lists no tokens."""
+    tokenizer = JsonObject.read_if_there(tokenizer_json)
+    added = tokenizer.values.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise tokenizer.fail("added_tokens", "a list of objects")
+    tokens = [JsonObject(token, f"{tokenizer.where} (added_tokens)") for token in added]
+    return {token.text("content"): token.integer("id") for token in tokens}
 
 
 def _token_ids(source: JsonObject, kind: str) -> list[int]:
