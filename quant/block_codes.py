@@ -29,10 +29,14 @@ def pack_4_bit_codes(codes: Codes) -> Columns:
     return {"qs": pack_nibbles(codes.reshape(-1, 2, 16))}
 
 
+def unpack_fifth_bits(blocks: Blocks) -> Codes:
+    """Q5_0, Q5_1: bit i of the little-endian word qh is the fifth bit of element i."""
+    return np.unpackbits(blocks["qh"].astype("<u4")[:, None].view(np.uint8), axis=1, bitorder="little")
+
+
 def unpack_5_bit_codes(blocks: Blocks) -> Codes:
-    """Q5_0, Q5_1: codes 0 .. 31; bit i of the little-endian word qh is the fifth bit of element i."""
-    high = np.unpackbits(blocks["qh"].astype("<u4")[:, None].view(np.uint8), axis=1, bitorder="little")
-    codes: Codes = unpack_4_bit_codes(blocks) | high << 4
+    """Q5_0, Q5_1: codes 0 .. 31."""
+    codes: Codes = unpack_4_bit_codes(blocks) | unpack_fifth_bits(blocks) << 4
     return codes
 
 
@@ -63,10 +67,14 @@ def pack_q4_k_codes(codes: Codes) -> Columns:
     return {"qs": pack_nibbles(codes.reshape(-1, 4, 2, 32)).reshape(-1, 128)}
 
 
+def unpack_q5_k_fifth_bits(blocks: Blocks) -> Codes:
+    """Bit j of byte l of qh is the fifth bit of element l of group j."""
+    return np.unpackbits(blocks["qh"][:, None, :], axis=1, bitorder="little").reshape(-1, 256)
+
+
 def unpack_q5_k_codes(blocks: Blocks) -> Codes:
-    """Codes 0 .. 31: bit j of byte l of qh is the fifth bit of element l of group j."""
-    high = np.unpackbits(blocks["qh"][:, None, :], axis=1, bitorder="little").reshape(-1, 256)
-    codes: Codes = unpack_q4_k_codes(blocks) | high << 4
+    """Codes 0 .. 31."""
+    codes: Codes = unpack_q4_k_codes(blocks) | unpack_q5_k_fifth_bits(blocks) << 4
     return codes
 
 
@@ -75,12 +83,20 @@ def pack_q5_k_codes(codes: Codes) -> Columns:
     return {"qh": high, **pack_q4_k_codes(codes & 15)}
 
 
+def unpack_q6_k_nibbles(blocks: Blocks) -> Codes:
+    """The lower four bits: in each half of 128 elements, 64 bytes of ql hold elements 0 .. 63 low and 64 .. 127 high."""
+    return unpack_nibbles(blocks["ql"].reshape(-1, 2, 64)).reshape(-1, 256)
+
+
+def unpack_q6_k_upper_bits(blocks: Blocks) -> Codes:
+    """The upper two bits: in each half, the four pairs of bits in 32 bytes of qh belong to four rows of 32."""
+    pairs: Codes = blocks["qh"].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    return pairs.reshape(-1, 256)
+
+
 def unpack_q6_k_codes(blocks: Blocks) -> Codes:
-    """Codes 0 .. 63. In each half of 128 elements, 64 bytes of ql hold elements 0 .. 63 low and 64 .. 127 high, and the four pairs of
-    bits in 32 bytes of qh are the upper bits of four rows of 32."""
-    low = unpack_nibbles(blocks["ql"].reshape(-1, 2, 64)).reshape(-1, 2, 4, 32)
-    high = blocks["qh"].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    codes: Codes = (low | high << 4).reshape(-1, 256)
+    """Codes 0 .. 63."""
+    codes: Codes = unpack_q6_k_nibbles(blocks) | unpack_q6_k_upper_bits(blocks) << 4
     return codes
 
 

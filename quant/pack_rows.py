@@ -15,22 +15,32 @@ columns: [channel, 8].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.quant.blocks import BlockFormat
+from edgelm.quant.block_format import BlockFormat
+from edgelm.quant.row_parts import (
+    BYTES,
+    FILE_NIBBLES,
+    FIVE_BITS,
+    PAIRED_FIVE_BITS,
+    PAIRED_NIBBLES,
+    SCALES_AND_MINS,
+    SIGNED,
+    SIGNED_PAIRS,
+    SIX_BITS,
+    Array,
+    Parts,
+    Rearrangement,
+    per_group,
+)
 
 ROWS = 8
-GROUP = 32
-
-Array = NDArray[Any]
-Parts = dict[str, Array]
 
 _SHAPES: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "nibbles": ("u1", (4, ROWS, 4)),
@@ -56,16 +66,16 @@ class RowLayout:
         n_groups: groups of 32 channels in a block.
         header: fields that come once per block and row.
         group: fields of each group.
-        split: blocks [n] to parts: header fields [n], group fields [n, n_groups, ...], codes as `_nibbles` and its kind make them.
-        join: the inverse, filling the fields of empty blocks [n].
+        codes: how the block's codes become fields of the groups.
+        scales: how its scales become the other fields.
     """
 
     name: str
     n_groups: int
     header: tuple[str, ...]
     group: tuple[str, ...]
-    split: Callable[[Array], Parts]
-    join: Callable[[Parts, Array], None]
+    codes: Rearrangement
+    scales: Rearrangement
 
     @cached_property
     def group_dtype(self) -> np.dtype[np.void]:
@@ -90,173 +100,19 @@ class RowLayout:
         return self.group_dtype.itemsize
 
 
-# ---- codes: bytes of blocks to one array per group, and back
-def _lanes(codes: Array) -> Array:
-    """Codes of channels [..., 32] as [..., slab k, byte b]."""
-    return codes.reshape(*codes.shape[:-1], 8, 4)
-
-
-def _merge_bits(values: Array, width: int, per_byte: int) -> Array:
-    """Small codes uint8 [..., n, 4], n a multiple of per_byte, to bytes [..., n / per_byte, 4], the first code in the lowest bits.
-
-    The four bytes are shifted as one word: nothing crosses from one to the next, and numpy is left with long loops.
-    """
-    words = np.ascontiguousarray(values).view(np.uint32).reshape(*values.shape[:-2], -1, per_byte)
-    merged = words[..., 0].copy()
-    for k in range(1, per_byte):
-        merged |= words[..., k] << np.uint32(width * k)
-    return merged[..., None].view(np.uint8)
-
-
-def _split_bits(packed: Array, width: int, per_byte: int) -> Array:
-    """The inverse of `_merge_bits`."""
-    shifts = (width * np.arange(per_byte, dtype=np.uint8))[:, None]
-    parts = (packed[..., None, :] >> shifts) & ((1 << width) - 1)
-    return parts.reshape(*packed.shape[:-2], -1, 4)
-
-
-def _pair(codes: Array) -> Array:
-    """Codes [..., 32] below 16 to nibble bytes [..., 16]: channel j low, channel j + 16 high."""
-    nibbles: Array = codes[..., :16] | codes[..., 16:] << 4
-    return nibbles
-
-
-def _unpair(nibbles: Array) -> Array:
-    return np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)
-
-
-def _simple(*scales: str) -> tuple[Callable[[Array], Parts], Callable[[Parts, Array], None]]:
-    """Q4_0, Q4_1, IQ4_NL: the file's nibble bytes as they are."""
-
-    def split(blocks: Array) -> Parts:
-        return {"nibbles": blocks["qs"][:, None], **{s: blocks[s][:, None] for s in scales}}
-
-    def join(parts: Parts, blocks: Array) -> None:
-        blocks["qs"] = parts["nibbles"][:, 0]
-        for s in scales:
-            blocks[s] = parts[s][:, 0]
-
-    return split, join
-
-
-def _five_bits(*scales: str) -> tuple[Callable[[Array], Parts], Callable[[Parts, Array], None]]:
-    """Q5_0, Q5_1: bit i of qh is the fifth bit of element i."""
-    base_split, base_join = _simple(*scales)
-
-    def split(blocks: Array) -> Parts:
-        high = np.unpackbits(np.ascontiguousarray(blocks["qh"]).view(np.uint8).reshape(-1, 4), axis=-1, bitorder="little")
-        return {**base_split(blocks), "plane": _merge_bits(_lanes(high), 1, 8)[:, None, 0]}
-
-    def join(parts: Parts, blocks: Array) -> None:
-        base_join(parts, blocks)
-        bits = _split_bits(parts["plane"][:, 0, None], 1, 8).reshape(-1, GROUP)
-        blocks["qh"] = np.packbits(bits, axis=-1, bitorder="little").view("<u4")[:, 0]
-
-    return split, join
-
-
-def _split_q8(blocks: Array) -> Parts:
-    return {"bytes": blocks["qs"][:, None], "d": blocks["d"][:, None]}
-
-
-def _join_q8(parts: Parts, blocks: Array) -> None:
-    blocks["qs"], blocks["d"] = parts["bytes"][:, 0], parts["d"][:, 0]
-
-
-def _k_nibbles(qs: Array) -> Array:
-    """K-quants' qs [n, 128] to nibble bytes [n, 8, 16]: 32 bytes hold group 2c in low nibbles and group 2c + 1 in high ones."""
-    chunks = qs.reshape(-1, 4, 1, GROUP)
-    codes = np.concatenate([chunks & 15, chunks >> 4], axis=2)
-    return _pair(codes.reshape(-1, 8, GROUP))
-
-
-def _k_qs(nibbles: Array) -> Array:
-    codes = _unpair(nibbles).reshape(-1, 4, 2, GROUP)
-    qs: Array = (codes[:, :, 0] | codes[:, :, 1] << 4).reshape(-1, 128)
-    return qs
-
-
-def _k_scales(packed: Array) -> tuple[Array, Array]:
-    """The 12 scale bytes [n, 12] to six-bit scales and mins, each [n, 8]."""
-    a, b, c = packed[:, :4], packed[:, 4:8], packed[:, 8:]
-    scale = np.concatenate([a & 63, (c & 15) | (a >> 6) << 4], axis=1)
-    minimum = np.concatenate([b & 63, (c >> 4) | (b >> 6) << 4], axis=1)
-    return scale, minimum
-
-
-def _k_packed(scale: Array, minimum: Array) -> Array:
-    s0, s1, m0, m1 = scale[:, :4], scale[:, 4:], minimum[:, :4], minimum[:, 4:]
-    return np.concatenate([s0 | (s1 >> 4) << 6, m0 | (m1 >> 4) << 6, (s1 & 15) | (m1 & 15) << 4], axis=1)
-
-
-def _split_q4_k(blocks: Array) -> Parts:
-    scale, minimum = _k_scales(blocks["scales"])
-    return {"d": blocks["d"], "dmin": blocks["dmin"], "scale": scale, "min": minimum, "nibbles": _k_nibbles(blocks["qs"])}
-
-
-def _join_q4_k(parts: Parts, blocks: Array) -> None:
-    blocks["d"], blocks["dmin"] = parts["d"], parts["dmin"]
-    blocks["scales"] = _k_packed(parts["scale"], parts["min"])
-    blocks["qs"] = _k_qs(parts["nibbles"])
-
-
-def _split_q5_k(blocks: Array) -> Parts:
-    bits = (blocks["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
-    return {**_split_q4_k(blocks), "plane": _merge_bits(_lanes(bits), 1, 8)[:, :, 0]}
-
-
-def _join_q5_k(parts: Parts, blocks: Array) -> None:
-    _join_q4_k(parts, blocks)
-    bits = _split_bits(parts["plane"][:, :, None], 1, 8).reshape(-1, 8, GROUP)
-    blocks["qh"] = np.bitwise_or.reduce(bits << np.arange(8, dtype=np.uint8)[:, None], axis=1)
-
-
-def _split_q6_k(blocks: Array) -> Parts:
-    ql = blocks["ql"].reshape(-1, 2, 1, 2, GROUP)
-    low = np.concatenate([ql & 15, ql >> 4], axis=2).reshape(-1, 8, GROUP)
-    shifts = (2 * np.arange(4, dtype=np.uint8))[:, None]
-    high = ((blocks["qh"].reshape(-1, 2, 1, GROUP) >> shifts) & 3).reshape(-1, 8, GROUP)
-    signed2 = blocks["scales"].reshape(-1, 8, 2)
-    return {"d": blocks["d"], "nibbles": _pair(low), "planes": _merge_bits(_lanes(high), 2, 4), "signed2": signed2}
-
-
-def _join_q6_k(parts: Parts, blocks: Array) -> None:
-    blocks["d"], blocks["scales"] = parts["d"], parts["signed2"].reshape(-1, 16)
-    low = _unpair(parts["nibbles"]).reshape(-1, 2, 2, 2, GROUP)
-    blocks["ql"] = (low[:, :, 0] | low[:, :, 1] << 4).reshape(-1, 128)
-    high = _split_bits(parts["planes"], 2, 4).reshape(-1, 2, 4, GROUP)
-    shifts = (2 * np.arange(4, dtype=np.uint8))[:, None]
-    blocks["qh"] = np.bitwise_or.reduce(high << shifts, axis=2).reshape(-1, 64)
-
-
-def _split_iq4_xs(blocks: Array) -> Parts:
-    nibbles = blocks["qs"].reshape(-1, 8, 16)
-    low = np.stack([blocks["scales_l"] & 15, blocks["scales_l"] >> 4], axis=-1).reshape(-1, 8)
-    high = (blocks["scales_h"][:, None] >> (2 * np.arange(8, dtype=np.uint16))) & 3
-    return {"d": blocks["d"], "signed": (low.astype(np.int8) | high.astype(np.int8) << 4) - 32, "nibbles": nibbles}
-
-
-def _join_iq4_xs(parts: Parts, blocks: Array) -> None:
-    scale = (parts["signed"].astype(np.int16) + 32).astype(np.uint16)
-    blocks["d"], blocks["qs"] = parts["d"], parts["nibbles"].reshape(-1, 128)
-    low = (scale & 15).astype(np.uint8).reshape(-1, 4, 2)
-    blocks["scales_l"] = low[..., 0] | low[..., 1] << 4
-    blocks["scales_h"] = np.bitwise_or.reduce((scale >> 4) << (2 * np.arange(8, dtype=np.uint16)), axis=1)
-
-
 LAYOUTS: Mapping[str, RowLayout] = {
     layout.name: layout
     for layout in (
-        RowLayout("Q4_0", 1, (), ("nibbles", "d"), *_simple("d")),
-        RowLayout("Q4_1", 1, (), ("nibbles", "d", "m"), *_simple("d", "m")),
-        RowLayout("IQ4_NL", 1, (), ("nibbles", "d"), *_simple("d")),
-        RowLayout("Q5_0", 1, (), ("nibbles", "plane", "d"), *_five_bits("d")),
-        RowLayout("Q5_1", 1, (), ("nibbles", "plane", "d", "m"), *_five_bits("d", "m")),
-        RowLayout("Q8_0", 1, (), ("bytes", "d"), _split_q8, _join_q8),
-        RowLayout("Q4_K", 8, ("d", "dmin"), ("nibbles", "scale", "min"), _split_q4_k, _join_q4_k),
-        RowLayout("Q5_K", 8, ("d", "dmin"), ("nibbles", "plane", "scale", "min"), _split_q5_k, _join_q5_k),
-        RowLayout("Q6_K", 8, ("d",), ("nibbles", "planes", "signed2"), _split_q6_k, _join_q6_k),
-        RowLayout("IQ4_XS", 8, ("d",), ("nibbles", "signed"), _split_iq4_xs, _join_iq4_xs),
+        RowLayout("Q4_0", 1, (), ("nibbles", "d"), FILE_NIBBLES, per_group("d")),
+        RowLayout("Q4_1", 1, (), ("nibbles", "d", "m"), FILE_NIBBLES, per_group("d", "m")),
+        RowLayout("IQ4_NL", 1, (), ("nibbles", "d"), FILE_NIBBLES, per_group("d")),
+        RowLayout("Q5_0", 1, (), ("nibbles", "plane", "d"), FIVE_BITS, per_group("d")),
+        RowLayout("Q5_1", 1, (), ("nibbles", "plane", "d", "m"), FIVE_BITS, per_group("d", "m")),
+        RowLayout("Q8_0", 1, (), ("bytes", "d"), BYTES, per_group("d")),
+        RowLayout("Q4_K", 8, ("d", "dmin"), ("nibbles", "scale", "min"), PAIRED_NIBBLES, SCALES_AND_MINS),
+        RowLayout("Q5_K", 8, ("d", "dmin"), ("nibbles", "plane", "scale", "min"), PAIRED_FIVE_BITS, SCALES_AND_MINS),
+        RowLayout("Q6_K", 8, ("d",), ("nibbles", "planes", "signed2"), SIX_BITS, SIGNED_PAIRS),
+        RowLayout("IQ4_XS", 8, ("d",), ("nibbles", "signed"), FILE_NIBBLES, SIGNED),
     )
 }
 FLOATS: Mapping[str, str] = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
@@ -325,7 +181,8 @@ def _pack_floats(format: BlockFormat, rows: Array, target: Array) -> None:
 def _pack_blocks(format: BlockFormat, rows: Array, target: Array) -> None:
     layout = _layout(format)
     records = target.view(layout.dtype)  # [runs, blocks per row]
-    parts = layout.split(np.ascontiguousarray(rows).view(format.dtype))
+    blocks = np.ascontiguousarray(rows).view(format.dtype)
+    parts = {**layout.codes.split(blocks), **layout.scales.split(blocks)}
     for name in layout.header:
         records[name] = parts[name].reshape(len(target), ROWS, -1).transpose(0, 2, 1)
     for name in layout.group:
@@ -351,5 +208,6 @@ def unpack(format: BlockFormat, packed: Array, n_rows: int, n_columns: int) -> A
         n_blocks = padded_rows(n_rows) * records.shape[1]
         parts[name] = np.ascontiguousarray(part).reshape(n_blocks, layout.n_groups, *shape)
     blocks = np.zeros(padded_rows(n_rows) * records.shape[1], format.dtype)
-    layout.join(parts, blocks)
+    for name, items in {**layout.codes.join(parts), **layout.scales.join(parts)}.items():
+        blocks[name] = items
     return blocks.view(np.uint8)[: format.nbytes((n_rows, n_columns))]

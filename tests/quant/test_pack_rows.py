@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from random_blocks import finite_blocks
 
 from edgelm.errors import UnsupportedModelError
 from edgelm.quant.block_format import BlockFormat, Field
 from edgelm.quant.blocks import FORMATS
+from edgelm.quant.grid_formats import GRID_FORMATS
 from edgelm.quant.pack_rows import FLOATS, LAYOUTS, pack, packed_bytes, padded_rows, unpack
 
 
@@ -22,6 +29,42 @@ def test_unpack_gives_the_bytes_back(name: str, n_rows: int, n_blocks: int, seed
     packed = pack(block_format, data, n_rows, n_columns)
     assert packed.size == packed_bytes(block_format, n_rows, n_columns)
     np.testing.assert_array_equal(unpack(block_format, packed, n_rows, n_columns), data)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(sorted(LAYOUTS)), n_rows=st.integers(1, 10), n_blocks=st.integers(1, 2), seed=st.integers(0, 2**32))
+def test_records_read_channel_by_channel_hold_the_codes_and_gguf_s_values(name: str, n_rows: int, n_blocks: int, seed: int) -> None:
+    form = GRID_FORMATS[name]
+    n_columns = n_blocks * form.block.n_elements
+    data = finite_blocks(form.block, n_rows * n_blocks, seed)
+    grid, codes = form.unpack(data, n_rows, n_columns)
+    records = pack(form.block, grid.pack(codes), n_rows, n_columns).view(LAYOUTS[name].dtype).reshape(-1, n_blocks)
+    expected = gguf.quants.dequantize(data.reshape(n_rows, -1), GGMLQuantizationType[name])
+    rng = np.random.default_rng(seed)
+    for row, column in zip(rng.integers(0, n_rows, 50), rng.integers(0, n_columns, 50), strict=True):
+        block, within = divmod(int(column), form.block.n_elements)
+        record = records[row // 8, block]
+        code, value = read_channel(record, record["groups"][within // 32], int(row) % 8, within % 32, form.levels)
+        assert code == codes[row, column]
+        assert value == expected[row, column]
+
+
+def read_channel(record: Any, group: Any, row: int, channel: int, levels: NDArray[np.float32]) -> tuple[int, np.float32]:
+    """The code and the value of one channel of a group, as the layout's description says, one byte at a time."""
+    part, (k, byte) = {name: group[name] for name in group.dtype.names}, divmod(channel, 4)
+    code = int(part["bytes"][k, row, byte]) + 128 if "bytes" in part else int(part["nibbles"][k % 4, row, byte]) >> 4 * (k // 4) & 15
+    if "plane" in part:
+        code |= (int(part["plane"][row, byte]) >> k & 1) << 4
+    if "planes" in part:
+        code |= (int(part["planes"][k // 4, row, byte]) >> 2 * (k % 4) & 3) << 4
+    d = (part["d"] if "d" in part else record["d"])[row].astype(np.float32)
+    if "signed2" in part:
+        return code, d * part["signed2"][channel // 16, row] * levels[code]
+    if "signed" in part:
+        return code, d * part["signed"][row] * levels[code]
+    if "scale" in part:
+        return code, d * part["scale"][row] * levels[code] - record["dmin"][row].astype(np.float32) * part["min"][row]
+    return code, d * levels[code] + (part["m"][row].astype(np.float32) if "m" in part else np.float32(0))
 
 
 def test_every_format_has_a_layout() -> None:
