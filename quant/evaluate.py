@@ -22,8 +22,8 @@ from edgelm.quant.divergence import TokenScores, predictions, token_scores
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
 
-_LOGITS_AT_ONCE = 1 << 23  # 32 MiB of logits, and 64 MiB of the reference's probabilities
-_TOKENS_AT_ONCE = 512
+_LOGITS_AT_ONCE = 1 << 23  # 32 MiB for each model, and 64 MiB of the reference's probabilities
+_TOKENS_AT_ONCE = 64  # engines are as fast as with more, and new memory for every piece is slow
 
 
 class Predictor(Protocol):

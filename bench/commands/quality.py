@@ -22,6 +22,8 @@ from edgelm.bench.quality import Engine, QualityTest, qualities
 from edgelm.bench.quality_gate import gate_verdict, quality_name
 from edgelm.bench.record import Quality, Record, State
 from edgelm.bench.record_file import require_records, write_record
+from edgelm.bench.report.section import NOTHING, Section
+from edgelm.bench.report.tables import print_section
 from edgelm.bench.run_clock import RunClock
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.catalogue import resolve_model
@@ -103,7 +105,10 @@ def _engine(text: str) -> Engine:
 def _print(record: Record, console: Console) -> None:
     for _, same_windows in groupby(record.quality, key=lambda q: q.n_window):
         found = list(same_windows)
-        console.print(_table(found))
+        if found[0].model is None:
+            console.print(_engines(found))
+        else:
+            print_section(_models(found), console)
         for each in found:
             verdict = gate_verdict(each)
             if verdict:
@@ -112,26 +117,34 @@ def _print(record: Record, console: Console) -> None:
         console.print(record.reason, markup=False)
 
 
-def _table(found: Sequence[Quality]) -> Table:
-    """A column for each engine, so that it fits a narrow terminal; of several models a row for each, because there may be many."""
-    first = found[0]
-    caption = f"{first.n_tokens:,} tokens of {first.text} in windows of {first.n_window}; KL in nats; ± is one standard error"
-    if any(each.beside_first for each in found):
-        caption += f"; ratios are paired, to {quality_name(first)}"
-    table = Table(title=escape(f"Beside {first.reference}, perplexity {first.reference_perplexity:.2f}"), caption=escape(caption))
-    names = [escape(quality_name(each)) for each in found]
-    rows = [(heading, [show(each) for each in found]) for heading, show in _FIGURES.items()]
-    rows = [(heading, cells) for heading, cells in rows if any(cells) and (first.model is None or heading not in _DETAILS)]
-    columns = names
-    if first.model is not None:
-        columns = [heading for heading, _ in rows]
-        rows = [(name, [cells[i] for _, cells in rows]) for i, name in enumerate(names)]
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, cells in rows:
-        table.add_row(name, *cells)
+def _engines(found: Sequence[Quality]) -> Table:
+    """Of one model: a column for each engine, so that it fits a narrow terminal."""
+    table = Table(title=escape(_title(found)), caption=escape(_remark(found)))
+    table.add_column("")
+    for each in found:
+        table.add_column(quality_name(each), justify="right")
+    for name, show in _FIGURES.items():
+        cells = [show(each) for each in found]
+        if any(cells):
+            table.add_row(name, *cells)
     return table
+
+
+def _models(found: Sequence[Quality]) -> Section:
+    """Of several models: a row for each, since there may be many."""
+    figures = {name: show for name, show in _FIGURES.items() if any(map(show, found))}
+    rows = tuple((quality_name(each), *(show(each) or NOTHING for show in figures.values())) for each in found)
+    return Section(_title(found), ("model", *figures), rows, remark=_remark(found))
+
+
+def _title(found: Sequence[Quality]) -> str:
+    return f"Beside {found[0].reference}, perplexity {found[0].reference_perplexity:.2f}"
+
+
+def _remark(found: Sequence[Quality]) -> str:
+    first = found[0]
+    ratios = f"; ratios are of pairs, to {quality_name(first)}" if len(found) > 1 else ""
+    return f"{first.n_tokens:,} tokens of {first.text} in windows of {first.n_window}; KL in nats; ± is one standard error{ratios}"
 
 
 def _paired(ratio: float | None, error: float | None) -> str:
@@ -149,7 +162,6 @@ def _perplexity_ratio(q: Quality) -> str:
     return _paired(ratio, ratio * q.beside_first.se_log_ratio)
 
 
-_DETAILS = ("median KL", "99% KL", "largest KL")
 _FIGURES: dict[str, Callable[[Quality], str]] = {
     "MB": lambda q: f"{q.model.n_bytes / 1e6:,.1f}" if q.model else "",
     "perplexity": lambda q: f"{q.perplexity:.2f} ± {q.se_perplexity:.2f}",
@@ -160,5 +172,5 @@ _FIGURES: dict[str, Callable[[Quality], str]] = {
     "largest KL": lambda q: f"{q.max_kl:.2e}",
     "same top token": lambda q: f"{q.top_agreement:.1%} ± {q.se_top_agreement:.1%}",
     "KL / first": _kl_ratio,
-    "perplexity / first": _perplexity_ratio,
+    "PPL / first": _perplexity_ratio,
 }

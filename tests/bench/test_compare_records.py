@@ -105,6 +105,18 @@ def test_quality_on_another_text_is_not_compared() -> None:
     assert "another text" in comparison.remarks[0]
 
 
+def test_quality_of_several_models_and_windows_is_compared_each_with_its_own() -> None:
+    record = small()
+    assert record.model
+    first, other = record.quality[0], replace(record.model, name="other.gguf")
+    several = (first, replace(first, n_window=2048, mean_kl=0.5), replace(first, model=other, mean_kl=0.6))
+    comparison = compare_records(replace(record, quality=several), replace(record, quality=several[::-1]))
+    assert [(change.old, change.new) for change in comparison.qualities] == [(quality, quality) for quality in several]
+    lost = compare_records(replace(record, quality=several), replace(record, quality=several[:1]))
+    assert len(lost.qualities) == 1
+    assert "another text" in lost.remarks[0]
+
+
 def test_energy_is_compared_for_the_same_kind_of_meter_only() -> None:
     old, new = small(seed=1), small(seed=2, scale=0.5)
     energies = compare_records(old, new).energies

@@ -11,6 +11,7 @@ from tiny_folders import write_folder
 from tiny_models import write_tiny
 
 from edgelm.backends.registry import open_backend
+from edgelm.bench import quality as quality_module
 from edgelm.bench.quality import QualityTest, check_same_vocabulary, qualities, text_windows
 from edgelm.bench.quality_gate import gate_verdict, is_undecided, perplexity_rise
 from edgelm.bench.record import Quality
@@ -121,6 +122,47 @@ def test_an_exported_folder_beside_its_model(model: Path, text: Path, tmp_path: 
         measure(tmp_path / "folder", [("onnx", None)], text)
     with pytest.raises(InvalidRequestError, match="holds 64 tokens"):
         measure(tmp_path / "folder", [("onnx", None)], text, model, n_window=100)
+
+
+def test_models_beside_one_reference_are_as_alone_and_paired(model: Path, text: Path, tmp_path: Path) -> None:
+    reference = write_tiny(tmp_path / "float.gguf", "llama", n_embd=128, n_ff=128)
+    coarse = write_tiny(tmp_path / "coarse.gguf", "llama", format="Q4_1", n_embd=128, n_ff=128, seed=2)
+    test = QualityTest(text, reference, 500, 12)
+    first, second = qualities([model, coarse], [("cpu", "f32")], test, 1, lambda _: None)
+    (alone,) = measure(coarse, [("cpu", "f32")], text, reference)
+    assert (first.model and first.model.name, second.model and second.model.name) == ("tiny.gguf", "coarse.gguf")
+    assert second.model
+    assert second.model.n_bytes == coarse.stat().st_size
+    assert dataclasses.replace(second, model=None, beside_first=None) == alone
+    assert first.beside_first is None
+    pair = second.beside_first
+    assert pair
+    assert pair.log_ratio == pytest.approx(second.log_ratio - first.log_ratio)
+    assert pair.kl_ratio == pytest.approx(second.mean_kl / first.mean_kl)
+    assert pair.se_kl_ratio
+
+
+def test_what_memory_does_not_hold_together_comes_in_turn(model: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = [("cpu", "int8"), ("cpu", "f32"), ("llamacpp", None)]
+    together = measure(model, engines, text)
+    monkeypatch.setattr(quality_module, "available_memory", lambda: 0)
+    lines: list[str] = []
+    in_turn = tuple(qualities([model], engines, QualityTest(text, None, 500, 12), 1, lines.append))
+    assert in_turn == together
+    assert [sum(line.startswith(f"quality of tiny.gguf with {name}: window 1 ") for line in lines) for name in ("cpu int8", "cpu f32")] == [
+        1,
+        1,
+    ]
+
+
+def test_models_that_cannot_be_told_apart_or_have_no_reference_are_refused(model: Path, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "tiny.gguf"
+    other.write_bytes(model.read_bytes())
+    for models, message in (([], "no model"), ([model, other], "2 of the models are called tiny.gguf")):
+        with pytest.raises(InvalidRequestError, match=message):
+            QualityTest(text, model).windows(models)
+    with pytest.raises(InvalidRequestError, match="2 models have no common reference"):
+        QualityTest(text).windows([model, other.rename(tmp_path / "other.gguf")])
 
 
 @pytest.mark.parametrize(("n_vocab", "message"), [(291, "288 tokens and the reference other.gguf 291")])

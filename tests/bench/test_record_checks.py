@@ -24,6 +24,11 @@ def test_a_real_record_says_nothing_impossible_and_comes_back(record: Record) ->
     assert decode_record(encode_record(record), "it") == record
 
 
+def pair(**changes: float | None) -> dict[str, float | None]:
+    """Of the first quality beside itself."""
+    return {"log_ratio": 0.0, "se_log_ratio": 0.0, "kl_ratio": 1.0, "se_kl_ratio": 0.0, **changes}
+
+
 def _trial(fields: Any) -> Any:
     return fields["measurements"][0]["trials"][0]
 
@@ -60,6 +65,10 @@ def _trial(fields: Any) -> Any:
         (RUN, lambda r: r["quality"][0].update(top_agreement=1.5), "no share"),
         (RUN, lambda r: r["quality"][0].update(passed=False), "contradicts the gate"),
         (RUN, lambda r: r["quality"][0].update(mean_kl=-0.1), "below 0"),
+        (RUN, lambda r: r["quality"][0].update(beside_first=pair(se_log_ratio=-1.0)), "below 0"),
+        (RUN, lambda r: r["quality"][0].update(beside_first=pair(log_ratio=0.5)), "not that of the two perplexities"),
+        (RUN, lambda r: r["quality"][0].update(beside_first=pair(kl_ratio=2.0)), "not that of the two divergences"),
+        (RUN, lambda r: r["quality"][0].update(beside_first=pair(kl_ratio=None)), "without its error"),
         (RUN, lambda r: r["engines"][0]["openings"][0].update(ready_s=99.0), "follow each other"),
         (LOAD, lambda r: r.update(kind="run"), "another command"),
         (LOAD, lambda r: r["load"]["levels"][0].update(rate=1.0), "either concurrency or rate"),

@@ -25,7 +25,7 @@ def run(tmp_path: Path, *arguments: object) -> Result:
     text.write_text(TEXT)
     app = typer.Typer()
     app.command()(quality)
-    given = [*map(str, arguments), "--text", str(text), "--window", "10", "--threads", "1"]
+    given = ["--window", "10", *map(str, arguments), "--text", str(text), "--threads", "1"]
     return CliRunner().invoke(app, given, env={"COLUMNS": "100", "TERM": "dumb"})
 
 
@@ -48,6 +48,36 @@ def test_a_gate_that_is_not_kept_ends_with_3(model: Path, tmp_path: Path) -> Non
     results = [run(tmp_path, a, "--reference", b, "--gate", "0.1%") for a, b in ((model, other), (other, model))]
     assert sorted(result.exit_code for result in results) == [0, 3]
     assert sum("DOES NOT KEEP the gate" in result.output for result in results) == 1
+
+
+def test_models_and_windows_beside_one_reference(model: Path, tmp_path: Path) -> None:
+    reference = write_tiny(tmp_path / "float.gguf", "llama")
+    other = write_tiny(tmp_path / "other.gguf", "llama", format="Q8_0")
+    arguments = (model, other, "--reference", reference, "--window", "10,20", "--gate", "50%", "--json", tmp_path / "record.json")
+    result = run(tmp_path, *arguments)
+    assert result.exit_code in (0, 3), result.output
+    for n_window in (10, 20):
+        assert f"in windows of {n_window}; KL in nats" in result.output
+    assert "ratios are of pairs, to tiny.gguf with cpu int8" in result.output.replace("\n", " ")
+    assert "other.gguf with cpu int8 keeps the gate" in result.output
+    record = read_record(tmp_path / "record.json")
+    assert [(each.n_window, each.model and each.model.name) for each in record.quality] == [
+        (10, "tiny.gguf"),
+        (10, "other.gguf"),
+        (20, "tiny.gguf"),
+        (20, "other.gguf"),
+    ]
+    pairs = [each.beside_first for each in record.quality]
+    assert [pair is None for pair in pairs] == [True, False, True, False]
+    assert all(pair is None or (pair.kl_ratio and f"{pair.kl_ratio:.3f} ± {pair.se_kl_ratio:.3f}" in result.output) for pair in pairs)
+    assert record.settings["window"] == "10,20"
+
+
+@pytest.mark.parametrize("window", ["1", "x", ""])
+def test_windows_that_are_no_numbers_are_refused(model: Path, tmp_path: Path, window: str) -> None:
+    result = run(tmp_path, model, "--window", window)
+    assert isinstance(result.exception, InvalidRequestError)
+    assert "--window" in str(result.exception)
 
 
 def test_an_unknown_precision_is_refused(model: Path, tmp_path: Path) -> None:
