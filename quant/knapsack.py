@@ -115,7 +115,10 @@ def _below(fronts: Sequence[Items], room: float, price: float, limit: float) -> 
         kept = hopeful[pareto(longer.take(hopeful))]
         trail.append(np.divmod(kept, len(front.weights)))
         partial = longer.take(kept)
-    chosen, state = [], int(partial.costs.argmin())
+    state = int(partial.costs.argmin())
+    if partial.costs[state] >= limit:
+        return None
+    chosen = []
     for parents, items in reversed(trail):
         chosen.append(int(items[state]))
         state = int(parents[state])

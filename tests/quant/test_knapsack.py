@@ -68,6 +68,11 @@ def test_gap_that_steps_along_the_hulls_leave_is_filled() -> None:
     assert select(classes, 10) == [0, 1]
 
 
+def test_selection_along_the_hulls_stays_where_nothing_is_better() -> None:
+    # The first class's step does not fit; the second's does, and leaves no gap that anything else would fill as well.
+    assert select([items([(0, 2), (3, 0)]), items([(0, 1), (2, 0)])], 2) == [0, 1]
+
+
 def test_capacity_met_exactly_in_floating_point_is_enough() -> None:
     classes = [items([(0.1, 1), (0.3, 0)]) for _ in range(3)]  # 0.1 + 0.1 + 0.1 is above 0.3
     assert select(classes, 0.3) == [0, 0, 0]
