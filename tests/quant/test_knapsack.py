@@ -31,7 +31,7 @@ WHOLE = st.integers(0, 12).map(float)
 CLASSES = st.lists(st.lists(st.tuples(WHOLE, WHOLE), min_size=1, max_size=5).map(items), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(CLASSES, st.integers(0, 60).map(float))
 def test_selection_costs_no_more_than_any_other(classes: list[Items], capacity: float) -> None:
     best = least_cost(classes, capacity)
