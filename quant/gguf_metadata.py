@@ -67,7 +67,7 @@ def encode_metadata(metadata: Mapping[str, Any], file_type: str | None = None) -
     values = gguf_metadata(metadata)
     if file_type is not None:
         values["general.file_type"] = FILE_TYPES[file_type]
-    return b"".join(entry(key, value) for key, value in values.items()), len(values)
+    return b"".join(_encoded(key, value) for key, value in values.items()), len(values)
 
 
 def gguf_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +85,14 @@ def gguf_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     _check_attention_scale(metadata)
     values["general.quantization_version"] = _QUANTIZATION_VERSION
     return {key: _typed(key, value) for key, value in values.items() if key not in _LEFT_OUT}
+
+
+def _encoded(key: str, value: Any) -> bytes:
+    try:
+        return entry(key, value)
+    except UnicodeEncodeError as error:
+        part = error.object[error.start : error.end]
+        raise ModelFileError(f"the metadata value {key} has {part!r:.60} in it, which is no text; fetch the model again") from None
 
 
 def _check_attention_scale(metadata: Mapping[str, Any]) -> None:

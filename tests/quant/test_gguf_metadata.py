@@ -207,3 +207,10 @@ def test_the_largest_gemma_divides_its_width_by_its_heads(n_layers: int) -> None
 def test_values_that_gguf_does_not_hold() -> None:
     with pytest.raises(InvalidRequestError, match=r"a\.b"):
         encode_metadata({"tokenizer.ggml.model": "llama", "a.b": None})
+
+
+def test_text_that_is_none(tmp_path: Path) -> None:
+    write_folder(tmp_path, "MistralForCausalLM")
+    write_json(tmp_path / "tokenizer_config.json", {"chat_template": "\ud800"})
+    with HuggingFaceFolder(tmp_path) as model, pytest.raises(ModelFileError, match=r"tokenizer\.chat_template has '\\ud800' in it"):
+        encode_metadata(model.metadata)

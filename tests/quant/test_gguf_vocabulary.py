@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hard_text import TEXTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llama_vocab import llama_survives, llama_vocab
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -219,3 +221,35 @@ def test_what_llamacpp_would_run_otherwise_is_refused(
     with pytest.raises(kind, match=message) as caught:
         read_vocabulary(save(tokenizer, tmp_path, **changes), 300)
     assert str(tmp_path) in str(caught.value)
+
+
+PLACES = (
+    *(("added_tokens",), ("normalizer",), ("pre_tokenizer",), ("model",), ("model", "vocab"), ("model", "merges"), ("model", "unk_token")),
+    *(("model", "byte_fallback"), ("pre_tokenizer", "type"), ("normalizer", "type"), ("normalizer", "normalizers"), ("model", "type")),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 400) | st.sampled_from(["a", "BPE", "Sequence", "Split", "ByteLevel", "\ud800"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "id", "content", "a", "pattern"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(space_prefix=st.sampled_from([None, True, False]), place=st.sampled_from(PLACES), value=VALUES)
+def test_any_file_gives_a_clear_error_or_a_vocabulary(
+    tmp_path_factory: pytest.TempPathFactory, space_prefix: bool | None, place: tuple[str, ...], value: Any
+) -> None:
+    tokenizer = json.loads((byte_level() if space_prefix is None else sentence_piece(space_prefix)).to_str())
+    parent = tokenizer if len(place) == 1 else tokenizer[place[0]]
+    if parent is None:
+        return
+    parent[place[-1]] = value
+    path = tmp_path_factory.getbasetemp() / "fuzz.json"
+    path.write_text(json.dumps(tokenizer))
+    try:
+        keys = read_vocabulary(path, 300)
+    except EdgeLMError:
+        return
+    assert len(keys["tokenizer.ggml.tokens"]) == len(keys["tokenizer.ggml.token_type"]) == 300

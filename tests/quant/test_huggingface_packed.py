@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from packed_checkpoints import Layer, Packing, change_config, packed_tensors, write_packed
 from safetensors.numpy import save_file
@@ -325,3 +327,35 @@ def test_parts_that_do_not_go_together(tmp_path: Path, packing: Packing, change:
         _ = model.tensors["blk.0.attn_q.weight"]
     assert str(tmp_path) in str(caught.value)
     assert Q in str(caught.value)
+
+
+# -- fuzzing ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["awq", "gptq", "compressed-tensors"])
+def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_packed(folder, Packing(request.param))
+    return folder
+
+
+KEYS = ("quant_method", "bits", "group_size", "version", "desc_act", "checkpoint_format", "format", "config_groups", "dynamic")
+VALUES = (
+    st.none() | st.booleans() | st.integers(-2, 40) | st.sampled_from([2**31, 2**70, 32.0, "gptq", "awq", "gptq_v2", [], {}, {"a": {}}])
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
+def test_any_description_gives_a_clear_error_or_a_model(shared_folder: Path, changes: dict[str, Any]) -> None:
+    path = shared_folder / "config.json"
+    sound = path.read_text()
+    change_config(shared_folder, **changes)
+    try:
+        with HuggingFaceFolder(shared_folder) as model:
+            tensor = model.tensors["blk.0.attn_q.weight"]
+            assert tensor.data.size == tensor.format.nbytes(tensor.shape)
+    except EdgeLMError:
+        pass
+    finally:
+        path.write_text(sound)
