@@ -5,7 +5,7 @@ import libgguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -96,6 +96,7 @@ def test_reference_search_is_near_ggml_s(block_format: BlockFormat) -> None:
 
 
 @BLOCKED
+@settings(deadline=None)
 @given(sample=hnp.arrays(np.float32, 32, elements=st.floats(-400, 400, width=32)), scales=hnp.arrays(np.int8, 8))
 def test_error_is_bounded_by_the_largest_value_of_the_block(block_format: BlockFormat, sample: np.ndarray, scales: np.ndarray) -> None:
     values = np.outer(scales, sample).astype(np.float32).reshape(-1)[: block_format.n_elements]
@@ -155,6 +156,7 @@ def test_a_description_that_does_not_add_up_is_refused(fields: tuple[Field, ...]
         BlockFormat("WRONG", 99, 32, 18, fields, Q4_0.decode, Q4_0.encode)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, (3, 12)))
 def test_packing_scales_inverts_unpacking(packed: np.ndarray) -> None:
     np.testing.assert_array_equal(pack_scales_and_mins(*unpack_scales_and_mins(packed)), packed)
