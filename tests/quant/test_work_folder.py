@@ -38,7 +38,7 @@ def child(task: str, target: Path) -> subprocess.Popen[str]:
 
 def output(task: str, target: Path) -> str:
     process = child(task, target)
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=600)
     assert process.returncode == 0, text
     return text
 
