@@ -6,7 +6,7 @@ a `Grid` are always ones that the format can store, and its values are the very 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -194,6 +194,19 @@ class Grid:
         """The float16 fields, one item per block, [n_blocks]."""
         return {name: items.reshape(-1) for name, items in self.fields.items() if items.dtype == np.float16}
 
+    def columns(self, start: int, end: int) -> Grid:
+        """The grid of some columns, which must be whole blocks.
+
+        Raises:
+            InvalidRequestError: they are not.
+        """
+        n_elements, size = self.format.block.n_elements, self.format.group_size
+        if start % n_elements or end % n_elements:
+            raise InvalidRequestError(f"columns {start} to {end} are not whole {self.format.block.name} blocks of {n_elements}")
+        groups, blocks = slice(start // size, end // size), slice(start // n_elements, end // n_elements)
+        offsets = None if self.offsets is None else self.offsets[:, groups]
+        return Grid(self.format, self.scales[:, groups], offsets, {name: items[:, blocks] for name, items in self.fields.items()})
+
     def values(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
         """scale * level[code] + offset, float32 [n_rows, n_columns]: to the bit what the packed blocks decode to.
 
@@ -238,6 +251,17 @@ class Grid:
         for name, items in {**columns, **self.fields}.items():
             blocks[name] = items.reshape(blocks[name].shape)
         return blocks.view(np.uint8)
+
+    @staticmethod
+    def joined(grids: Sequence[Grid]) -> Grid:
+        """Grids of neighbouring columns, as one; the inverse of `columns`."""
+        offsets = [grid.offsets for grid in grids if grid.offsets is not None]
+        return Grid(
+            grids[0].format,
+            np.concatenate([grid.scales for grid in grids], axis=1),
+            np.concatenate(offsets, axis=1) if offsets else None,
+            {name: np.concatenate([grid.fields[name] for grid in grids], axis=1) for name in grids[0].fields},
+        )
 
     def _check_codes(self, codes: NDArray[np.uint8]) -> None:
         if codes.dtype != np.uint8 or codes.shape != self.shape:

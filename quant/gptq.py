@@ -1,0 +1,62 @@
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323) on a grid that was chosen before: act-order with static groups.
+
+Columns are rounded one after the other. With inv(H) = U^T U, the error of column i, e = (w_i - q_i) / U_ii, is made up for by the columns
+not yet rounded: w_j -= e U_ij for j > i. Within a block of columns a compiled kernel does so row by row; the columns after the block follow
+in one matrix product.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelm.quant.grid import Grid
+from edgelm.quant.hessian import InverseFactor
+from edgelm.quant.levels import levels_of, nearest
+from edgelm.quant.row_threads import RowThreads
+
+_BLOCK = 64
+
+
+def gptq(weights: NDArray[np.float32], factor: InverseFactor, grid: Grid, threads: RowThreads) -> NDArray[np.uint8]:
+    """Codes uint8 [n_rows, n_columns] on the grid for weights of that shape."""
+    n_columns = weights.shape[1]
+    work = np.ascontiguousarray(weights[:, factor.order])
+    codes = np.empty(weights.shape, np.uint8)
+    for start in range(0, n_columns, _BLOCK):
+        end = min(start + _BLOCK, n_columns)
+        columns, upper = factor.order[start:end], factor.upper[start:end]
+        codes[:, columns], errors = _round(work[:, start:end], columns, upper[:, start:end], grid, threads)
+        work[:, end:] -= errors @ upper[:, end:]
+    return codes
+
+
+def _round(
+    weights: NDArray[np.float32], columns: NDArray[np.int64], upper: NDArray[np.float32], grid: Grid, threads: RowThreads
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Codes and errors e, [n_rows, n] each, of n columns; upper [n, n]."""
+    work, upper = np.ascontiguousarray(weights), np.ascontiguousarray(upper)
+    codes, levels, group = np.empty(work.shape, np.uint8), levels_of(grid.format), columns // grid.format.group_size
+    scales, offsets = grid.scales, np.zeros_like(grid.scales) if grid.offsets is None else grid.offsets
+
+    def kernel(rows: slice) -> None:
+        _round_block(work[rows], upper, group, scales[rows], offsets[rows], levels.values, levels.middles, levels.zero, codes[rows])
+
+    threads.run(kernel, len(work))
+    return codes, work
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "arcp", "nsz"})
+def _round_block(work, upper, group, scales, offsets, levels, middles, zero, codes):  # type: ignore[no-untyped-def]
+    """Codes of a block of columns; `work` [n_rows, n] holds the weights before and the errors e afterwards."""
+    for row in range(work.shape[0]):
+        w = work[row]
+        for i in range(len(w)):
+            scale, offset = scales[row, group[i]], offsets[row, group[i]]
+            code = nearest((w[i] - offset) / scale, levels, middles) if scale != 0 else zero
+            codes[row, i] = code
+            error = (w[i] - (scale * levels[code] + offset)) / upper[i, i]
+            w[i] = error
+            for j in range(i + 1, len(w)):
+                w[j] -= error * upper[i, j]
