@@ -130,6 +130,11 @@ def test_blocks_with_steps_of_like_size_come_back_with_the_same_values(name: str
     np.testing.assert_array_equal(gguf.quants.dequantize(back.reshape(n_rows, -1), GGMLQuantizationType[name]), expected)
 
 
+@pytest.mark.parametrize("name", ["Q4_K", "Q5_K"])
+def test_minima_are_found_behind_rounded_offsets(name: str) -> None:
+    assert_same_numbers(FORMATS[name], finite_blocks(FORMATS[name], 1000, 0, magnitude=(0.0005, 0.5)), 10)
+
+
 def assert_same_numbers(block: BlockFormat, data: NDArray[np.uint8], n_rows: int) -> NDArray[np.uint8]:
     n_columns = data.size // block.n_bytes // n_rows * block.n_elements
     weights = pack_nbits(block, data, n_columns)
