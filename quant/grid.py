@@ -88,7 +88,8 @@ class GridFormat:
         the scale did to the middle level. `weights` [n_rows, n_groups], 0 or more, say how much each group matters; None: all the same.
 
         Raises:
-            InvalidRequestError: shapes do not fit, an offset is missing or too many, or a value is not finite or too large for float16.
+            InvalidRequestError: shapes do not fit, an offset is missing or too many, a value is not finite or too large for float16, or a
+                weight is negative.
         """
         return self._rounded(None, scales, offsets, weights)
 
@@ -96,8 +97,12 @@ class GridFormat:
         """As `round`, but the steps that a block's groups have in common stay as they are in `grid`.
 
         Raises:
-            InvalidRequestError: as `round`.
+            InvalidRequestError: as `round`, or `grid` is of another format or shape.
         """
+        if grid.format is not self or grid.scales.shape != scales.shape:
+            raise InvalidRequestError(
+                f"scales {list(scales.shape)} of {self.block.name} cannot snap to {grid.format} {list(grid.scales.shape)}"
+            )
         return self._rounded(grid, scales, offsets, None)
 
     def unpack(self, data: NDArray[np.uint8], n_rows: int, n_columns: int) -> tuple[Grid, NDArray[np.uint8]]:
@@ -156,6 +161,9 @@ class GridFormat:
             if not np.isfinite(values).all():
                 row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
                 raise InvalidRequestError(f"{what} of row {row} are infinite or not a number; check the tensor and the calibration")
+
+        if weights is not None and weights.min() < 0:
+            raise InvalidRequestError("weights of groups must be 0 or more")
 
     def _check_finite(self, blocks: Blocks, n_rows: int) -> None:
         for name in self.scale_fields.names:

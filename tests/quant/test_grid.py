@@ -158,6 +158,19 @@ def test_offsets_are_asked_for_where_the_format_has_them_and_only_there(form: Gr
             form.round(scales, offsets[:4])
 
 
+@ALL
+def test_a_grid_of_another_shape_or_format_and_negative_weights_are_refused(form: GridFormat) -> None:
+    scales, offsets = wishes(form)
+    grid = form.round(scales, offsets)
+    with pytest.raises(InvalidRequestError, match="cannot snap"):
+        form.snap(grid, scales[:4], None if offsets is None else offsets[:4])
+    other = GRID_FORMATS["Q8_0" if form.block.name == "Q4_0" else "Q4_0"]
+    with pytest.raises(InvalidRequestError, match=f"cannot snap to GridFormat\\({other.block.name}"):
+        form.snap(rounded(other), scales, offsets)
+    with pytest.raises(InvalidRequestError, match="0 or more"):
+        form.round(scales, offsets, -scales)
+
+
 @SUPER
 def test_groups_that_are_no_whole_blocks_are_refused(form: GridFormat) -> None:
     with pytest.raises(InvalidRequestError, match=f"multiples of {form.n_groups_per_block}"):
