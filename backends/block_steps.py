@@ -11,8 +11,7 @@ So a quantizer sees the input of every linear layer, and may replace the layer's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,23 +22,11 @@ from edgelm.backends.reference import Array, Tables, causal_mask, embedding, gat
 from edgelm.backends.rope import rope_tables
 from edgelm.backends.weights import LayerTensors, read_layer, read_tensors
 from edgelm.quant.model_file import ModelFile, Tensor
-
-
-@dataclass(frozen=True)
-class State:
-    """Of some windows within a block.
-
-    Attributes:
-        stream: the residual stream, float32 [n_windows, n, n_embd].
-        inputs: what enters the next linear layers, float32 [n_windows, n, n_in].
-    """
-
-    stream: Array
-    inputs: Array
+from edgelm.quant.stepped_model import State, Step
 
 
 class BlockSteps:
-    """A model taken apart into steps.
+    """A model taken apart into steps; a SteppedModel.
 
     Args:
         file: the model; it must stay open.
@@ -66,10 +53,9 @@ class BlockSteps:
 
     def linear_groups(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """Names of the weights that each step's input enters: of q, k, v; of o; of gate, up; of down. Fused ones come once."""
-        names = [f"blk.{layer}.{name}.weight" for name in ("attn_q", "attn_k", "attn_v", "attn_qkv", "ffn_gate", "ffn_up")]
-        there = [name for name in names if name in self._file.tensors]
-        attention = tuple(name for name in there if "attn" in name)
-        return attention, (f"blk.{layer}.attn_output.weight",), tuple(set(there) - set(attention)), (f"blk.{layer}.ffn_down.weight",)
+        parts = (("attn_q", "attn_k", "attn_v", "attn_qkv"), ("attn_output",), ("ffn_gate", "ffn_up"), ("ffn_down",))
+        groups = [[f"blk.{layer}.{name}.weight" for name in names] for names in parts]
+        return tuple(tuple(name for name in names if name in self._file.tensors) for names in groups)
 
     def embed(self, windows: NDArray[np.int32]) -> Array:
         """The stream before the first block, [n_windows, n, n_embd], of tokens [n_windows, n]."""
@@ -80,7 +66,7 @@ class BlockSteps:
         """The state before the first step of a block."""
         return State(stream, self._norm(stream, self._layer(layer, replaced).attn_norm))
 
-    def steps(self, layer: int, replaced: Mapping[str, Tensor]) -> tuple[Callable[[State], State], ...]:
+    def steps(self, layer: int, replaced: Mapping[str, Tensor]) -> tuple[Step, ...]:
         """The four steps after `begin`: attend, project, gate, finish. The last one's input is that of the output layer.
 
         Args:

@@ -105,6 +105,8 @@ class BlockFormat:
         if data.size % self.n_bytes:
             raise ModelFileError(f"{data.size} bytes are not a whole number of {self.name} blocks of {self.n_bytes} bytes")
         blocks = np.ascontiguousarray(data).reshape(-1).view(self.dtype)
+        if self.n_elements == 1:  # nothing to unpack, and chunks of single values would be slow
+            return self.decode(blocks).reshape(-1)
         values = np.empty((len(blocks), self.n_elements), np.float32)
         # Scales in a file may be infinite or not a number; they then spread to their block, as in ggml.
         with np.errstate(invalid="ignore", over="ignore"):

@@ -48,7 +48,7 @@ def descend(weights: Array, hessian: Array, grid: Grid, codes: Codes, n_sweeps: 
     """
     n_columns = weights.shape[1]
     step = max(_BLOCK, grid.format.block.n_elements)
-    residual = weights - grid.values(codes)
+    residual: Array = weights - grid.values(codes)
     blocks = []
     for start in range(0, n_columns, step):
         columns = slice(start, min(start + step, n_columns))
@@ -56,10 +56,16 @@ def descend(weights: Array, hessian: Array, grid: Grid, codes: Codes, n_sweeps: 
         blocks.append(_Block(columns, square, grid.columns(columns.start, columns.stop), np.ascontiguousarray(codes[:, columns])))
     for _ in range(n_sweeps):
         for i, block in enumerate(blocks):
-            moved = _refit_scales(block, residual @ hessian[:, block.columns], threads)
+            moved = _refit_scales(block, _slope(residual, hessian, block), threads)
             residual[:, block.columns] += block.grid.values(block.codes) - moved.grid.values(block.codes)
-            blocks[i] = _choose_codes(moved, residual, residual @ hessian[:, block.columns], threads)
+            blocks[i] = _choose_codes(moved, residual, _slope(residual, hessian, block), threads)
     return Grid.joined([block.grid for block in blocks]), np.concatenate([block.codes for block in blocks], axis=1)
+
+
+def _slope(residual: Array, hessian: Array, block: _Block) -> Array:
+    """G = R H of the block's columns, [n_rows, n]."""
+    slope: Array = residual @ hessian[:, block.columns]
+    return slope
 
 
 def _refit_scales(block: _Block, slope: Array, threads: RowThreads) -> _Block:

@@ -29,7 +29,7 @@ class Levels:
 def levels_of(grid_format: GridFormat) -> Levels:
     """The levels of a format."""
     values = grid_format.levels.copy()  # the declared ones are read-only, for which kernels would be compiled once more
-    middles = np.empty(0, np.float32) if grid_format.evenly_spaced else (values[1:] + values[:-1]) / 2
+    middles = np.empty(0, np.float32) if grid_format.evenly_spaced else ((values[1:] + values[:-1]) / 2).astype(np.float32)
     return Levels(values, middles, int(np.abs(values).argmin()))
 
 
