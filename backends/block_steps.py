@@ -57,10 +57,15 @@ class BlockSteps:
         groups = [[f"blk.{layer}.{name}.weight" for name in names] for names in parts]
         return tuple(tuple(name for name in names if name in self._file.tensors) for names in groups)
 
-    def embed(self, windows: NDArray[np.int32]) -> Array:
+    def embed(self, windows: NDArray[np.int32], replaced: Mapping[str, Tensor]) -> Array:
         """The stream before the first block, [n_windows, n, n_embd], of tokens [n_windows, n]."""
-        rows = embedding(self._tensors.embedding, windows.reshape(-1)) * np.float32(self.config.embedding_scale)
+        weight = self._tensors.embedding
+        rows = embedding(replaced.get(weight.name, weight), windows.reshape(-1)) * np.float32(self.config.embedding_scale)
         return rows.reshape(*windows.shape, -1)
+
+    def end(self, stream: Array) -> State:
+        """The state after the last step of the last block, with the output layer's inputs, of the stream after it."""
+        return State(stream, self._norm(stream, self._tensors.output_norm))
 
     def begin(self, layer: int, stream: Array, replaced: Mapping[str, Tensor]) -> State:
         """The state before the first step of a block."""
@@ -89,14 +94,14 @@ class BlockSteps:
 
         def finish(state: State) -> State:
             weights = self._layer(layer, replaced)
-            stream = self._add(state.stream, linear(weights.down, state.inputs), weights.post_ffn_norm)
-            return State(stream, self._norm(stream, self._tensors.output_norm))
+            return self.end(self._add(state.stream, linear(weights.down, state.inputs), weights.post_ffn_norm))
 
         return attend, project, gate, finish
 
     def _layer(self, layer: int, replaced: Mapping[str, Tensor]) -> LayerTensors:
         prefix = f"blk.{layer}."
-        tensors = {name: replaced.get(name) or tensor for name, tensor in self._file.tensors.items() if name.startswith(prefix)}
+        names = [name for name in self._file.tensors if name.startswith(prefix)]
+        tensors = {name: replaced.get(name) or self._file.tensors[name] for name in names}
         return read_layer(tensors, self.config, layer)
 
     def _norm(self, x: Array, weight: Tensor | None) -> Array:

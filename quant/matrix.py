@@ -7,7 +7,6 @@ gptq     that grid, GPTQ, then descent on scales and codes; needs outer products
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -94,11 +93,13 @@ class QuantizedMatrix:
         format: of the blocks.
         data: uint8 [n_bytes].
         error: of the layer's outputs on the calibration text, mean |(W - Q) b|^2 / mean |W b|^2; without inputs |W - Q|^2 / |W|^2.
+        energy: what the error is a part of.
     """
 
     format: BlockFormat
     data: NDArray[np.uint8]
     error: float
+    energy: float
 
 
 def quantize_matrix(
@@ -113,7 +114,7 @@ def quantize_matrix(
         raise InvalidRequestError("there are weights that are infinite or not a number; the source is damaged, fetch it again")
     if method.name == "round" or block_format.n_elements == 1:
         data = block_format.quantize(weights)
-        return QuantizedMatrix(block_format, data, _error(weights, block_format.dequantize(data).reshape(weights.shape), inputs))
+        return _result(weights, block_format, data, block_format.dequantize(data).reshape(weights.shape), inputs)
     form = grid_format(block_format)
     if method.name == "search":
         squares = np.ones(weights.shape[1], np.float32) if inputs is None else inputs.squares
@@ -126,11 +127,14 @@ def quantize_matrix(
         grid = search_scales(target, inputs.squares, form, threads)
         codes = gptq(target, inputs.factor, grid, threads)
         grid, codes = descend(target, inputs.hessian, grid, codes, method.n_sweeps, threads)
-    return QuantizedMatrix(block_format, grid.pack(codes), _error(weights, grid.values(codes), inputs))
+    return _result(weights, block_format, grid.pack(codes), grid.values(codes), inputs)
 
 
-def _error(weights: Array, values: Array, inputs: LinearInputs | None) -> float:
-    return _weighted(weights - values, inputs) / max(_weighted(weights, inputs), float(np.finfo(np.float32).tiny))
+def _result(
+    weights: Array, block_format: BlockFormat, data: NDArray[np.uint8], values: Array, inputs: LinearInputs | None
+) -> QuantizedMatrix:
+    energy = _weighted(weights, inputs)
+    return QuantizedMatrix(block_format, data, _weighted(weights - values, inputs) / energy if energy else 0.0, energy)
 
 
 def _weighted(x: Array, inputs: LinearInputs | None) -> float:
@@ -138,6 +142,3 @@ def _weighted(x: Array, inputs: LinearInputs | None) -> float:
     if inputs is None:
         return float(np.vdot(x, x))
     return float(np.vdot(x, x * inputs.squares if inputs.hessian is None else x @ inputs.hessian))
-
-
-Quantized = Mapping[str, QuantizedMatrix]

@@ -7,9 +7,8 @@ the step. Between the steps the states rest on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,10 @@ from edgelm.quant.model_file import Tensor
 from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scratch import Scratch
 from edgelm.quant.stepped_model import State, Step, SteppedModel, Tokens
+from edgelm.quant.work_folder import WorkFolder
+from edgelm.quant.work_manifest import StoredArray
 
 Array = NDArray[np.float32]
-Streams = Sequence[Array]
 _FLOAT, _QUANTIZED = "float", "quantized"
 
 
@@ -46,6 +46,13 @@ class Paths:
         self.scratch.put((path, "stream", batch), state.stream)
         self.scratch.put((path, "inputs", batch), state.inputs)
 
+    def save(self, work: WorkFolder, n_blocks: int) -> None:
+        """Make the streams after so many blocks a checkpoint; `resume_paths` reads it."""
+        with work.new_state(str(n_blocks)) as state:
+            for path in (_FLOAT, _QUANTIZED):
+                for batch in range(self.n_batches):
+                    state.append(path, self.stream(path, batch))
+
 
 def quantize_block(
     paths: Paths,
@@ -55,13 +62,15 @@ def quantize_block(
     method: Method,
     threads: RowThreads,
     finished: Callable[[str, QuantizedMatrix], None],
+    done: Mapping[str, Tensor],
 ) -> None:
     """Quantize the linear layers of one block, whose streams the paths hold; afterwards they hold the next block's.
 
     Args:
         tensors: the model's, by GGUF name.
-        formats: what each linear layer becomes.
+        formats: what each linear layer becomes; those that it does not name stay as they are.
         finished: called with each name and result.
+        done: linear layers that were quantized before the work was interrupted.
     """
     model = paths.model
     floats: dict[str, Tensor] = {}
@@ -72,8 +81,10 @@ def quantize_block(
     float_steps, steps = model.steps(layer, floats), model.steps(layer, replaced)
     for names, float_step, step in zip(model.linear_groups(layer), float_steps, steps, strict=True):
         floats.update((name, _float32(tensors[name])) for name in names)  # once for all batches
-        inputs = _inputs(paths, names[0], method)
-        for name in names:
+        replaced.update((name, _float32(done[name]) if name in done else floats[name]) for name in names)
+        to_do = [name for name in names if name in formats and name not in done]
+        inputs = _inputs(paths, names[0], method) if to_do else None
+        for name in to_do:
             matrix = quantize_matrix(floats[name].dequantize(), formats[name], method, inputs, threads)
             finished(name, matrix)
             replaced[name] = _float32(Tensor(name, tensors[name].shape, matrix.format, matrix.data))
@@ -112,16 +123,28 @@ def _float32(tensor: Tensor) -> Tensor:
     return Tensor(tensor.name, tensor.shape, F32, tensor.dequantize().reshape(-1).view(np.uint8))
 
 
-def start_paths(model: SteppedModel, windows: Tokens, n_batch: int, scratch: Scratch) -> Paths:
-    """Both paths before the first block, of windows [n_windows, n], n_batch of them at a time."""
+def output_inputs(paths: Paths, method: Method) -> LinearInputs:
+    """Of the output layer, after the last block."""
+    return _inputs(paths, "the output layer", method)
+
+
+def start_paths(model: SteppedModel, windows: Tokens, n_batch: int, scratch: Scratch, replaced: Mapping[str, Tensor]) -> Paths:
+    """Both paths before the first block, of windows [n_windows, n], n_batch of them at a time.
+
+    Args:
+        replaced: the quantized embedding, by its name, where it was quantized.
+    """
     starts = range(0, len(windows), n_batch)
     for batch, start in enumerate(starts):
-        stream = model.embed(windows[start : start + n_batch])
-        for path in (_FLOAT, _QUANTIZED):
-            scratch.put((path, "stream", batch), stream)
+        scratch.put((_FLOAT, "stream", batch), model.embed(windows[start : start + n_batch], {}))
+        scratch.put((_QUANTIZED, "stream", batch), model.embed(windows[start : start + n_batch], replaced))
     return Paths(model, len(starts), scratch)
 
 
-def folder_of(target: Path) -> Path:
-    """Where intermediate results of a file that is to be written are kept: on the same disk."""
-    return target.resolve().parent
+def resume_paths(model: SteppedModel, streams: Mapping[str, StoredArray], n_batch: int, scratch: Scratch) -> Paths:
+    """Both paths as `Paths.save` stored them, with the states that lie before the output layer, in case no block is left."""
+    paths = Paths(model, -(-streams[_FLOAT].shape[0] // n_batch), scratch)
+    for path in (_FLOAT, _QUANTIZED):
+        for batch, stream in enumerate(streams[path].chunks(n_batch)):
+            paths.put(path, batch, model.end(stream))
+    return paths

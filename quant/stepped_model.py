@@ -41,7 +41,7 @@ class SteppedModel(Protocol):
         """GGUF names of the weights that the states' inputs enter, one group before each of a block's steps."""
         ...
 
-    def embed(self, windows: Tokens) -> Array:
+    def embed(self, windows: Tokens, replaced: Mapping[str, Tensor]) -> Array:
         """The stream before the first block, [n_windows, n, n_embd], of tokens [n_windows, n]."""
         ...
 
@@ -51,4 +51,8 @@ class SteppedModel(Protocol):
 
     def steps(self, layer: int, replaced: Mapping[str, Tensor]) -> tuple[Step, ...]:
         """A block's steps. `replaced`: tensors that stand in for the model's own, by name; looked at when a step runs."""
+        ...
+
+    def end(self, stream: Array) -> State:
+        """The state after the last step of the last block, with the output layer's inputs, of the stream after it."""
         ...
