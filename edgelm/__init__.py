@@ -20,6 +20,7 @@ from edgelm.version import __version__
 if TYPE_CHECKING:
     from edgelm.runtime.export import export
     from edgelm.runtime.llm import LLM
+    from edgelm.runtime.quantize import QuantizeReport, quantize
     from edgelm.runtime.results import Completion, Delta, Timings, TokenLogprob
     from edgelm.runtime.sampling import SamplingParams
     from edgelm.runtime.tokenizer import Tokenizer
@@ -29,12 +30,14 @@ __all__ = [
     "Completion",
     "Delta",
     "EdgeLMError",
+    "QuantizeReport",
     "SamplingParams",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
     "__version__",
     "export",
+    "quantize",
 ]
 
 _HOME = {
@@ -46,6 +49,8 @@ _HOME = {
     "SamplingParams": "edgelm.runtime.sampling",
     "Tokenizer": "edgelm.runtime.tokenizer",
     "export": "edgelm.runtime.export",
+    "QuantizeReport": "edgelm.runtime.quantize",
+    "quantize": "edgelm.runtime.quantize",
 }
 
 

@@ -18,6 +18,7 @@ from edgelm.runtime.commands.doctor import doctor
 from edgelm.runtime.commands.export import export
 from edgelm.runtime.commands.inspect import inspect
 from edgelm.runtime.commands.models import models, pull
+from edgelm.runtime.commands.quantize import quantize
 from edgelm.runtime.commands.run import run
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, chat, pull, models, inspect, export, doctor):
+for command in (run, chat, pull, models, inspect, quantize, export, doctor):
     app.command()(command)
 
 
