@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from edgelm.backends import reference
 from edgelm.backends.config import read_config
-from edgelm.backends.reference import Array, Tables, causal_mask, embedding, gated, linear, rms_norm
+from edgelm.backends.reference import Array, Tables, causal_mask, embedding, gated, linear, rms_norm, softcap
 from edgelm.backends.rope import rope_tables
-from edgelm.backends.weights import LayerTensors, read_layer, read_tensors
+from edgelm.backends.weights import LayerTensors, Linear, read_layer, read_tensors, tensor_rows
 from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.stepped_model import State, Step
 
@@ -50,6 +50,10 @@ class BlockSteps:
     @property
     def n_layers(self) -> int:
         return self.config.n_layers
+
+    @property
+    def n_vocab(self) -> int:
+        return self._tensors.n_vocab
 
     def linear_groups(self, layer: int) -> tuple[tuple[str, ...], ...]:
         """Names of the weights that each step's input enters: of q, k, v; of o; of gate, up; of down. Fused ones come once."""
@@ -97,6 +101,16 @@ class BlockSteps:
             return self.end(self._add(state.stream, linear(weights.down, state.inputs), weights.post_ffn_norm))
 
         return attend, project, gate, finish
+
+    def logits(self, inputs: Array, tokens: slice, replaced: Mapping[str, Tensor]) -> Array:
+        """Logits [..., n] of a range of n tokens of the vocabulary, from the output layer's inputs [..., n_embd]."""
+        c, output = self.config, self._tensors.output
+        first, last, _ = tokens.indices(self.n_vocab)
+        weight = replaced.get(output.weight.name, output.weight)
+        x = linear(Linear(tensor_rows(weight, first, last)), inputs)
+        if output.bias is not None:
+            x += output.bias.dequantize()[first:last]
+        return softcap(x * np.float32(c.logit_scale), c.logit_softcap)
 
     def _layer(self, layer: int, replaced: Mapping[str, Tensor]) -> LayerTensors:
         prefix = f"blk.{layer}."
