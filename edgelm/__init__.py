@@ -18,6 +18,7 @@ from edgelm.errors import EdgeLMError
 from edgelm.version import __version__
 
 if TYPE_CHECKING:
+    from edgelm.runtime.calibrate import CalibrateReport, calibrate
     from edgelm.runtime.export import export
     from edgelm.runtime.llm import LLM
     from edgelm.runtime.quantize import QuantizeReport, quantize
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "CalibrateReport",
     "Completion",
     "Delta",
     "EdgeLMError",
@@ -36,6 +38,7 @@ __all__ = [
     "TokenLogprob",
     "Tokenizer",
     "__version__",
+    "calibrate",
     "export",
     "quantize",
 ]
@@ -48,6 +51,8 @@ _HOME = {
     "TokenLogprob": "edgelm.runtime.results",
     "SamplingParams": "edgelm.runtime.sampling",
     "Tokenizer": "edgelm.runtime.tokenizer",
+    "CalibrateReport": "edgelm.runtime.calibrate",
+    "calibrate": "edgelm.runtime.calibrate",
     "export": "edgelm.runtime.export",
     "QuantizeReport": "edgelm.runtime.quantize",
     "quantize": "edgelm.runtime.quantize",

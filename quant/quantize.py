@@ -107,7 +107,7 @@ class Quantizer:
     max_bytes: int
 
     def one_by_one(self, calibration: Calibration) -> None:
-        """Every matrix by itself, from statistics of the float model's inputs, as far as there are any."""
+        """Every matrix by itself, from statistics of the float model's inputs, as far as there are any; GPTQ falls to search without."""
         for name in self._to_do():
             self.say(name, self._n_done(), self._n_weights())
             self._quantize_rows(name, self._known_inputs(name, calibration))
@@ -123,7 +123,7 @@ class Quantizer:
         for name in self._to_do():
             if not name.startswith("blk.") and name != OUTPUT:
                 self.say(name, self._n_done(), self._n_weights())
-                self._quantize_rows(name, self._known_inputs(name, calibration), replace(self.method, name=_without_inputs(self.method)))
+                self._quantize_rows(name, self._known_inputs(name, calibration))
         state = self.work.last_state()
         if state is None:
             paths, first = start_paths(model, windows, n_batch, scratch, self._replaced((EMBEDDING,))), 0
@@ -152,9 +152,11 @@ class Quantizer:
         paths.save(self.work, layer + 1)
         self.file.drop_pages()
 
-    def _quantize_rows(self, name: str, inputs: LinearInputs | None, method: Method | None = None) -> None:
+    def _quantize_rows(self, name: str, inputs: LinearInputs | None) -> None:
         """A matrix some rows at a time, so that a large one takes no more memory than a small one."""
-        tensor, goal, how = self.file.tensors[name], self.goals[name].format, method or self.method
+        tensor, goal, how = self.file.tensors[name], self.goals[name].format, self.method
+        if how.name == "gptq" and (inputs is None or inputs.hessian is None):
+            how = replace(how, name="search")
         parts: list[NDArray[np.uint8]] = []
         lost = energy = 0.0
         try:
@@ -249,7 +251,3 @@ def _row_chunks(tensor: Tensor) -> Iterator[NDArray[np.float32]]:
     step = max(1, _WEIGHTS_AT_ONCE // n_columns)
     for start in range(0, n_rows, step):
         yield tensor.format.dequantize(tensor.data[start * row : (start + step) * row]).reshape(-1, n_columns)
-
-
-def _without_inputs(method: Method) -> Any:
-    return "search" if method.name == "gptq" else method.name

@@ -13,6 +13,7 @@ import typer
 
 import edgelm
 from edgelm.errors import EdgeLMError
+from edgelm.runtime.commands.calibrate import calibrate
 from edgelm.runtime.commands.chat import chat
 from edgelm.runtime.commands.doctor import doctor
 from edgelm.runtime.commands.export import export
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, chat, pull, models, inspect, quantize, export, doctor):
+for command in (run, chat, pull, models, inspect, quantize, calibrate, export, doctor):
     app.command()(command)
 
 

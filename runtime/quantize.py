@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgelm.errors import InvalidRequestError
+from edgelm.runtime.calibration_windows import CALIBRATION_TOKENS, batch_size, calibration_windows
 from edgelm.runtime.catalogue import resolve_model
 from edgelm.version import __version__
 
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
     from edgelm.quant.work_folder import WorkFolder
 
 DEFAULT_FORMAT = "q4_0"
-CALIBRATION_TOKENS = 24576
-WINDOW = 512
 KEEP = "keep"
-_LEAST_TOKENS = 256
-_BATCH_BYTES = 64 << 20  # of the widest state of a batch of windows
 
 
 @dataclass(frozen=True)
@@ -158,8 +155,12 @@ def quantize(
             "method": vars(how),
             "calibration_tokens": calibration_tokens if calibration is not None else 0,
         }
-        windows = _windows(file.metadata, Path(calibration), calibration_tokens, notes) if calibration is not None else None
+        windows = calibration_windows(file.metadata, Path(calibration), calibration_tokens, notes) if calibration is not None else None
         known: Calibration = read_imatrix(Path(imatrix)) if imatrix is not None else {}
+        if how.name == "gptq" and windows is None and all(statistics.outer is None for statistics in known.values()):
+            raise InvalidRequestError(
+                f"{imatrix} has no outer products, which gptq needs; make it with `edgelm calibrate --outer`, or choose --method search"
+            )
         with RowThreads(threads) as row_threads, open_or_create(out, make_fingerprint(path, settings, texts), restart) as work:
             limit = max_memory or available_memory()
             quantizer = Quantizer(file, goals, how, work, row_threads, say or _say_nothing, limit)
@@ -167,6 +168,7 @@ def quantize(
                 _run_blocks(quantizer, windows, out.resolve().parent, known)
             else:
                 quantizer.one_by_one(known)
+            quantizer.say("writing the file", 1, 1)
             write_quantized(out, file, goals, work, _facts(how, windows, texts))
             tensors = _reports(file, goals, work)
             work.remove()
@@ -195,10 +197,8 @@ def _run_blocks(quantizer: Quantizer, windows: NDArray[np.int32], folder: Path, 
     from edgelm.quant.scratch import Scratch
 
     model = BlockSteps(quantizer.file, windows.shape[1])
-    widest = max(model.config.n_ff, model.config.n_embd, model.config.n_heads * model.config.head_dim)
-    n_batch = max(1, _BATCH_BYTES // (4 * widest * windows.shape[1]))
     with Scratch(folder) as scratch:
-        quantizer.block_by_block(model, windows, n_batch, scratch, known)
+        quantizer.block_by_block(model, windows, batch_size(model.config, windows), scratch, known)
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -218,36 +218,6 @@ def _method_name(method: str | None, calibration: object, imatrix: object) -> st
     if method == "gptq" and calibration is None and imatrix is None:
         raise InvalidRequestError("the method gptq needs a calibration text (--calibration), or an importance matrix with outer products")
     return method or ("gptq" if calibration is not None else "search")
-
-
-# -- calibration text --------------------------------------------------------------------------------------------------------------------
-
-
-def _windows(metadata: Mapping[str, Any], path: Path, n_tokens: int, notes: list[str]) -> NDArray[np.int32]:
-    """Tokens [n_windows, n] from all over the text; each window begins with the beginning token where the tokenizer adds one."""
-    import numpy as np
-
-    from edgelm.runtime.tokenizer import Tokenizer
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{path}: the calibration text cannot be read ({error}); give a text file in UTF-8") from None
-    tokenizer = Tokenizer.from_metadata(metadata)
-    tokens = tokenizer.encode(text, parse_special=False)
-    if len(tokens) < _LEAST_TOKENS:
-        raise InvalidRequestError(
-            f"{path}: the calibration text has {len(tokens)} tokens; give {_LEAST_TOKENS} at least, better {CALIBRATION_TOKENS:,}, of "
-            "what the model will read and write"
-        )
-    if len(tokens) < n_tokens:
-        notes.append(f"calibrated on all {len(tokens):,} tokens that the text has; {n_tokens:,} were asked for")
-    before = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-    step = min(WINDOW, len(tokens) + len(before)) - len(before)
-    n_there = len(tokens) // step
-    n_windows = min(max(1, n_tokens // WINDOW), n_there)
-    places = np.linspace(0, n_there - 1, n_windows).round().astype(int)
-    return np.array([before + tokens[place * step : (place + 1) * step] for place in places], np.int32)
 
 
 # -- report ------------------------------------------------------------------------------------------------------------------------------

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgelm.runtime.calibration_windows import CALIBRATION_TOKENS
 from edgelm.runtime.commands import options
-from edgelm.runtime.quantize import CALIBRATION_TOKENS, DEFAULT_FORMAT
+from edgelm.runtime.quantize import DEFAULT_FORMAT
 
 if TYPE_CHECKING:
-    from edgelm.quant.quantize import Say
     from edgelm.runtime.quantize import QuantizeReport, TensorReport
 
 _FORMATS = "Formats"
@@ -77,9 +75,10 @@ def quantize(
     """Quantize a model to a GGUF file, which edgelm and llama.cpp run. Interrupted work goes on when the same command is given again."""
     from edgelm.quant.file_size import parse_size
     from edgelm.runtime.commands.loading import locate
+    from edgelm.runtime.commands.work_bar import work_bar
     from edgelm.runtime.quantize import quantize as quantize_model
 
-    with _bar() as say:
+    with work_bar() as say:
         report = quantize_model(
             locate(model),
             out,
@@ -99,21 +98,6 @@ def quantize(
             say=say,
         )
     _print(report)
-
-
-@contextmanager
-def _bar() -> Iterator[Say]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), console=Console(stderr=True)) as progress:
-        task = progress.add_task("reading", total=None)
-
-        def say(what: str, n_done: int, n_all: int) -> None:
-            progress.update(task, description=what, completed=n_done, total=n_all)
-
-        yield say
 
 
 def _print(report: QuantizeReport) -> None:
