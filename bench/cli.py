@@ -17,6 +17,7 @@ from edgelm.bench.commands.divergence import divergence
 from edgelm.bench.commands.load import load
 from edgelm.bench.commands.plan import plan
 from edgelm.bench.commands.quality import quality
+from edgelm.bench.commands.quantizers import quantizers
 from edgelm.bench.commands.report import report
 from edgelm.bench.commands.run import run
 from edgelm.bench.commands.shape import shape
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_COMMANDS: tuple[Callable[..., None], ...] = (run, load, sustain, plan, quality, compare, report, shape, divergence)
+_COMMANDS: tuple[Callable[..., None], ...] = (run, load, sustain, plan, quality, quantizers, compare, report, shape, divergence)
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(history.app, name="history")
