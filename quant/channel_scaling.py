@@ -31,6 +31,7 @@ Array = NDArray[np.float32]
 ALPHAS: tuple[float, ...] = tuple(i / 12 for i in range(13))
 _FLOOR = 1e-3  # of the largest channel's root mean square: dead channels would be scaled without end
 _ROWS = 256  # of each layer, evenly spread, that alpha is chosen on
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +154,14 @@ def _factors(magnitude: NDArray[np.float64], alpha: float) -> Array:
 
 def _error(weights: Array, spread: Array, hessian: Array, form: GridFormat, threads: RowThreads) -> float:
     """trace(D H D^T) with the weights [n_rows, n_in] scaled by spread [n_in]; hessian [n_in, n_in] or its diagonal [n_in]."""
-    scaled = weights * spread
     squares = hessian if hessian.ndim == 1 else hessian.diagonal()
-    grid = search_scales(scaled, squares / (spread * spread), form, threads)
-    difference = (grid.values(grid.nearest(scaled)) - scaled) / spread
-    return float(np.vdot(difference, difference * hessian if hessian.ndim == 1 else difference @ hessian))
+    lost = np.zeros(len(weights))  # of all the rows of a piece, where the first is
+
+    def work(rows: slice) -> None:
+        scaled = weights[rows] * spread
+        grid = search_scales(scaled, squares / (spread * spread), form)
+        difference = (grid.values(grid.nearest(scaled)) - scaled) / spread
+        lost[rows.start] = np.vdot(difference, difference * hessian if hessian.ndim == 1 else difference @ hessian)
+
+    threads.run(work, len(weights), _ROWS_AT_ONCE)
+    return float(lost.sum())

@@ -14,37 +14,25 @@ from numpy.typing import NDArray
 from edgelm.quant.grid import Grid
 from edgelm.quant.hessian import InverseFactor
 from edgelm.quant.levels import levels_of, nearest
-from edgelm.quant.row_threads import RowThreads
 
 _BLOCK = 64
 
 
-def gptq(weights: NDArray[np.float32], factor: InverseFactor, grid: Grid, threads: RowThreads) -> NDArray[np.uint8]:
-    """Codes uint8 [n_rows, n_columns] on the grid for weights of that shape."""
+def gptq(weights: NDArray[np.float32], factor: InverseFactor, grid: Grid) -> NDArray[np.uint8]:
+    """Codes uint8 [n_rows, n_columns] on the grid for weights of that shape; takes the memory of two more such matrices of float32."""
     n_columns = weights.shape[1]
+    levels, group = levels_of(grid.format), factor.order // grid.format.group_size
+    offsets = np.zeros_like(grid.scales) if grid.offsets is None else grid.offsets
     work = np.ascontiguousarray(weights[:, factor.order])
     codes = np.empty(weights.shape, np.uint8)
     for start in range(0, n_columns, _BLOCK):
-        end = min(start + _BLOCK, n_columns)
-        columns, upper = factor.order[start:end], factor.upper[start:end]
-        codes[:, columns], errors = _round(work[:, start:end], columns, upper[:, start:end], grid, threads)
-        work[:, end:] -= errors @ upper[:, end:]
+        block, after = slice(start, min(start + _BLOCK, n_columns)), slice(start + _BLOCK, n_columns)
+        errors, upper = np.ascontiguousarray(work[:, block]), np.ascontiguousarray(factor.upper[block, block])
+        found = np.empty(errors.shape, np.uint8)
+        _round_block(errors, upper, group[block], grid.scales, offsets, levels.values, levels.middles, levels.zero, found)
+        codes[:, factor.order[block]] = found
+        work[:, after] -= errors @ factor.upper[block, after]
     return codes
-
-
-def _round(
-    weights: NDArray[np.float32], columns: NDArray[np.int64], upper: NDArray[np.float32], grid: Grid, threads: RowThreads
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Codes and errors e, [n_rows, n] each, of n columns; upper [n, n]."""
-    work, upper = np.ascontiguousarray(weights), np.ascontiguousarray(upper)
-    codes, levels, group = np.empty(work.shape, np.uint8), levels_of(grid.format), columns // grid.format.group_size
-    scales, offsets = grid.scales, np.zeros_like(grid.scales) if grid.offsets is None else grid.offsets
-
-    def kernel(rows: slice) -> None:
-        _round_block(work[rows], upper, group, scales[rows], offsets[rows], levels.values, levels.middles, levels.zero, codes[rows])
-
-    threads.run(kernel, len(work))
-    return codes, work
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "arcp", "nsz"})

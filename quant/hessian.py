@@ -1,6 +1,7 @@
 """The curvature of a linear layer's output error, H = X X^T / n, and its inverse as GPTQ takes it.
 
-The output error of a row with weight error d is sum_t (d . x_t)^2 = n d H d^T, which is what quantizing should keep small.
+The output error of a row with weight error d is sum_t (d . x_t)^2 = n d H d^T, which is what quantizing should keep small. For 8192 inputs
+each of these matrices takes 268 MB in float32, so whatever can be computed in place is.
 """
 
 from __future__ import annotations
@@ -11,70 +12,110 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
+from edgelm.quant.row_threads import RowThreads
 
 Array = NDArray[np.float32]
 _ATTEMPTS = 4  # each with ten times the damping of the one before
-_LEAF = 256
+_LEAF = 128  # columns below which a matrix is factored at once, in float64
+_STRIP = 128  # rows, or columns, of a product that are computed at a time
 
 
 @dataclass(frozen=True, eq=False)
 class InverseFactor:
-    """Of the damped Hessian, its columns taken in another order: inv(H[order][:, order] + damping) = upper^T upper.
+    """Of the damped Hessian, its columns taken in another order: inv(H[order][:, order]) = upper^T upper.
 
     Attributes:
         order: int64 [n], columns by falling diagonal: the inputs that matter most come first, while most others can still make up for them
             (the act-order of GPTQ's reference code).
         upper: float32 [n, n], upper triangular.
-        damping: what was added to the diagonal, in parts of its mean.
+        damping: what was added to the Hessian's diagonal, in parts of its mean.
     """
 
     order: NDArray[np.int64]
     upper: Array
     damping: float
 
-    def solve(self, products: Array) -> Array:
-        """products inv(H + damping), [n_rows, n] each, in the original order of columns."""
-        solved = np.empty_like(products)
-        solved[:, self.order] = products[:, self.order] @ self.upper.T @ self.upper
-        return solved
+    def divide(self, products: Array, threads: RowThreads) -> None:
+        """products [n_rows, n] becomes products inv(H), in place, columns in their original order."""
+
+        def divide(rows: slice) -> None:
+            products[rows, self.order] = products[rows, self.order] @ self.upper.T @ self.upper
+
+        threads.run(divide, len(products), _STRIP)
 
 
-def damped(hessian: Array, damping: float) -> Array:
-    """A copy of hessian [n, n] with damping * mean(diagonal) added to its diagonal."""
-    result = hessian.copy()
-    result[np.diag_indices(len(result))] += np.float32(damping * np.mean(result.diagonal(), dtype=np.float64))
-    return result
+def factorize(hessian: Array, damping: float, threads: RowThreads) -> InverseFactor:
+    """Damp the Hessian [n, n] and factor the inverse. With J reversing the order, J H J = L L^T gives upper = J inv(L) J.
 
-
-def factorize(hessian: Array, damping: float) -> InverseFactor:
-    """The factor of the inverse. With J reversing the order, J H J = L L^T gives upper = J inv(L) J.
-
-    Where the damped matrix is still singular in float32, damping is raised tenfold, a few times; `damping` of the result tells.
+    `hessian` is changed in place: damping * mean(diagonal) is added to its diagonal. Where it is still singular in float32, damping is
+    raised tenfold, a few times; `damping` of the result tells. Besides the Hessian and the factor, memory holds strips of a matrix.
 
     Raises:
-        InvalidRequestError: it stays singular: the inputs are all zero, or damaged.
+        InvalidRequestError: the inputs are all zero, or it stays singular.
     """
-    order = np.argsort(-hessian.diagonal(), kind="stable")
+    diagonal = hessian.diagonal().copy()
+    mean = float(np.mean(diagonal, dtype=np.float64))
+    if not mean > 0:
+        raise InvalidRequestError("the inputs of the layer are zero on the whole calibration text; give another text, or check the weights")
+    order = np.argsort(-diagonal, kind="stable")
+    reverse = order[::-1]
+    factor = np.empty_like(hessian)
+
+    def reorder(rows: slice) -> None:
+        factor[rows] = hessian[reverse[rows]][:, reverse]
+
     for _ in range(_ATTEMPTS):
-        reverse = order[::-1]
+        np.fill_diagonal(hessian, diagonal + np.float32(damping * mean))
+        threads.run(reorder, len(hessian), _STRIP)
         try:
-            lower = np.linalg.cholesky(damped(hessian, damping)[np.ix_(reverse, reverse)])
+            _invert_factor(factor, threads)
         except np.linalg.LinAlgError:
             damping *= 10
             continue
-        _invert_lower(lower)
-        return InverseFactor(order, np.ascontiguousarray(lower[::-1, ::-1]), damping)
-    raise InvalidRequestError("the Hessian of the inputs is singular even with much damping; give a longer calibration text")
+        _turn_around(factor)
+        return InverseFactor(order, factor, damping)
+    raise InvalidRequestError("the Hessian of the layer's inputs is singular even with much damping; give a longer calibration text")
 
 
-def _invert_lower(matrix: Array) -> None:
-    """In place: inv([[A, 0], [B, C]]) = [[inv(A), 0], [-inv(C) B inv(A), inv(C)]]."""
-    n = len(matrix)
+def _invert_factor(a: Array, threads: RowThreads) -> None:
+    """a = L L^T becomes inv(L), in place, of which only the lower triangle is read.
+
+    For a = [[A, .], [B, C]] it is [[X, 0], [-Z Y X, Z]], with X of A, Y = B X^T and Z of C - Y Y^T.
+    """
+    n = len(a)
     if n <= _LEAF:
-        matrix[:] = np.linalg.inv(matrix.astype(np.float64))
+        a[:] = np.tril(np.linalg.inv(np.linalg.cholesky(a.astype(np.float64))))
+        if not np.isfinite(a).all():
+            raise np.linalg.LinAlgError("not finite")
         return
     half = n // 2
-    a, b, c = matrix[:half, :half], matrix[half:, :half], matrix[half:, half:]
-    _invert_lower(a)
-    _invert_lower(c)
-    b[:] = -(c @ b @ a)
+    a11, a12, a21, a22 = a[:half, :half], a[:half, half:], a[half:, :half], a[half:, half:]
+    a12[:] = 0
+    _invert_factor(a11, threads)
+
+    def y(rows: slice) -> None:
+        a21[rows] = a21[rows] @ a11.T
+
+    def schur_complement(rows: slice) -> None:
+        a22[rows, : rows.stop] -= a21[rows] @ a21[: rows.stop].T
+
+    def y_x(rows: slice) -> None:
+        a21[rows] = a21[rows] @ a11
+
+    def z_y_x(columns: slice) -> None:
+        a21[:, columns] = -(a22 @ a21[:, columns])
+
+    threads.run(y, n - half, _STRIP)
+    threads.run(schur_complement, n - half, _STRIP)
+    _invert_factor(a22, threads)
+    threads.run(y_x, n - half, _STRIP)
+    threads.run(z_y_x, half, _STRIP)
+
+
+def _turn_around(a: Array) -> None:
+    """a[i, j] becomes a[n - 1 - i, n - 1 - j], in place."""
+    flat = a.reshape(-1)
+    for start in range(0, flat.size // 2, len(a)):
+        end = min(start + len(a), flat.size // 2)
+        first, last = flat[start:end], flat[flat.size - end : flat.size - start]
+        first[:], last[:] = last[::-1].copy(), first[::-1].copy()

@@ -7,7 +7,9 @@ gptq     that grid, GPTQ, then descent on scales and codes; needs outer products
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,13 +20,15 @@ from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.descent import descend
 from edgelm.quant.gptq import gptq
 from edgelm.quant.grid_formats import grid_format
-from edgelm.quant.hessian import InverseFactor, damped, factorize
+from edgelm.quant.hessian import InverseFactor, factorize
 from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scale_search import emphasized, search_scales
 
 Array = NDArray[np.float32]
 MethodName = Literal["round", "search", "gptq"]
+_ROWS = 96  # at a time, whatever the number of threads; as fast as more, and even the small matrices of k and v make work for several
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+NOT_FINITE = "there are weights that are infinite or not a number; the source is damaged, fetch it again"
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,45 @@ class LinearInputs:
         squares: float32 [n_in], the mean of b_i^2.
         hessian: float32 [n_in, n_in], the mean of b b^T, damped; None where only squares are known.
         factor: of the inverse of that.
-        drift: float32 [n_in, n_in], the mean of (a - b) b^T; None where a is b.
+        correction: float32 [n_in, n_in], the mean of (a - b) b^T times inv(hessian); None where a is b.
     """
 
     squares: Array
     hessian: Array | None = None
     factor: InverseFactor | None = None
-    drift: Array | None = None
+    correction: Array | None = None
 
     @staticmethod
-    def of(outer: Array, damping: float, drift: Array | None = None) -> LinearInputs:
-        """From the mean of b b^T, [n_in, n_in].
+    def of(outer: Array, damping: float, threads: RowThreads, drift: Array | None = None) -> LinearInputs:
+        """From the mean of b b^T and, where a is not b, of (a - b) b^T, float32 [n_in, n_in] each.
+
+        Both are used up: they become the Hessian and the correction. With the factor, memory holds three such matrices at the most.
+        Inputs that are all zero have no Hessian.
 
         Raises:
-            InvalidRequestError: the inputs are all zero.
+            InvalidRequestError: the Hessian stays singular however much it is damped.
         """
-        factor = factorize(outer, damping)
-        return LinearInputs(outer.diagonal().copy(), damped(outer, factor.damping), factor, drift)
+        squares = outer.diagonal().copy()
+        if not squares.any():
+            return LinearInputs(squares)
+        factor = factorize(outer, damping, threads)
+        if drift is not None:
+            factor.divide(drift, threads)
+        return LinearInputs(squares, outer, factor, drift)
 
     def target(self, weights: Array) -> Array:
-        """The weights T [n_rows, n_in] for which T b comes nearest to `weights` a: T = W + W drift inv(H), by least squares.
+        """The weights T [n_rows, n_in] for which T b comes nearest to `weights` a: T = W + W correction, by least squares.
 
         (The asymmetric calibration of GPTAQ, Li et al. 2025, arXiv 2504.02692, in closed form.)
         """
-        return weights if self.drift is None or self.factor is None else weights + self.factor.solve(weights @ self.drift)
+        return weights if self.correction is None else weights + weights @ self.correction
+
+    def energy(self, x: Array) -> float:
+        """The mean of |x b|^2 for x [n_rows, n_in], as well as it is known."""
+        if self.hessian is None:
+            return float(np.vdot(x, x * self.squares))
+        damped = x @ self.hessian - x * (self.hessian.diagonal() - self.squares)
+        return float(np.vdot(x, damped))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,51 +113,99 @@ class QuantizedMatrix:
         data: uint8 [n_bytes].
         error: of the layer's outputs on the calibration text, mean |(W - Q) b|^2 / mean |W b|^2; without inputs |W - Q|^2 / |W|^2.
         energy: what the error is a part of.
+        note: what should be said aloud of how it was quantized; mostly empty.
     """
 
     format: BlockFormat
     data: NDArray[np.uint8]
     error: float
     energy: float
+    note: str = ""
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Puts the tensor's name before what is said of it."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{name}: {error}") from error
+
+
+def quantize_by_what_is_known(
+    weights: Array, block_format: BlockFormat, method: Method, inputs: LinearInputs | None, threads: RowThreads
+) -> QuantizedMatrix:
+    """As quantize_matrix, but where GPTQ has no use for the inputs, the search takes its place, and the result's note says why.
+
+    Without any inputs, as for an embedding, there is no note.
+    """
+    note = ""
+    if method.name == "gptq" and inputs is not None and inputs.factor is not None and inputs.factor.damping > method.damping:
+        note = (
+            f"its Hessian was singular with damping {method.damping:g}, and was damped by {inputs.factor.damping:g}; a longer text may help"
+        )
+    if inputs is not None and not inputs.squares.any():
+        inputs, note = None, "its inputs are zero throughout the calibration text, which says nothing about them"
+    if method.name == "gptq" and (inputs is None or inputs.hessian is None):
+        method = replace(method, name="search")
+        note = note or ("quantized by search, for the importance matrix has no outer products of its inputs" if inputs is not None else "")
+    return replace(quantize_matrix(weights, block_format, method, inputs, threads), note=note)
 
 
 def quantize_matrix(
     weights: Array, block_format: BlockFormat, method: Method, inputs: LinearInputs | None, threads: RowThreads
 ) -> QuantizedMatrix:
-    """Quantize weights float32 [n_rows, n_in].
+    """Quantize weights float32 [n_rows, n_in], some rows at a time in each thread: whatever n_rows, temporaries are a few megabytes.
 
     Raises:
-        InvalidRequestError: weights that are not finite or too large for the format, or GPTQ without a Hessian.
+        InvalidRequestError: weights that are not finite or too large for the format, inputs of another width, or GPTQ without a Hessian.
+        ModelFileError: n_in is not a whole number of blocks.
     """
-    if not np.isfinite(weights).all():
-        raise InvalidRequestError("there are weights that are infinite or not a number; the source is damaged, fetch it again")
+    n_rows, n_in = weights.shape
+    if inputs is not None and inputs.squares.shape != (n_in,):
+        raise InvalidRequestError(
+            f"the weights take {n_in} inputs, but the calibration knows {inputs.squares.size}; it is of another model"
+        )
+    data = np.empty((n_rows, block_format.nbytes((n_in,))), np.uint8)
+    lost, energy = np.zeros(n_rows), np.zeros(n_rows)  # of all the rows of a piece, where the first is
+
+    def work(rows: slice) -> None:
+        part = np.ascontiguousarray(weights[rows], np.float32)
+        if not np.isfinite(part).all():
+            raise InvalidRequestError(NOT_FINITE)
+        blocks, values = _quantize_rows(part, block_format, method, inputs)
+        data[rows] = blocks.reshape(len(part), -1)
+        lost[rows.start], energy[rows.start] = _energy(part - values, inputs), _energy(part, inputs)
+
+    threads.run(work, n_rows, _ROWS)
+    whole = float(energy.sum())
+    return QuantizedMatrix(block_format, data.reshape(-1), float(lost.sum()) / whole if whole > 0 else 0.0, whole)
+
+
+def _quantize_rows(
+    weights: Array, block_format: BlockFormat, method: Method, inputs: LinearInputs | None
+) -> tuple[NDArray[np.uint8], Array]:
+    """The blocks of some rows and the values that they decode to."""
     if method.name == "round" or block_format.n_elements == 1:
         data = block_format.quantize(weights)
-        return _result(weights, block_format, data, block_format.dequantize(data).reshape(weights.shape), inputs)
+        values = block_format.dequantize(data).reshape(weights.shape)
+        if not np.isfinite(values).all():
+            raise InvalidRequestError(f"there are weights too large for {block_format.name}; give bf16 or f32 for this tensor")
+        return data, values
     form = grid_format(block_format)
     if method.name == "search":
         squares = np.ones(weights.shape[1], np.float32) if inputs is None else inputs.squares
-        grid = search_scales(weights, emphasized(weights, squares), form, threads)
+        grid = search_scales(weights, emphasized(weights, squares), form)
         codes = grid.nearest(weights)
     else:
         if inputs is None or inputs.hessian is None or inputs.factor is None:
             raise InvalidRequestError("GPTQ needs the outer products of the layer's inputs; give a calibration text")
         target = inputs.target(weights)
-        grid = search_scales(target, inputs.squares, form, threads)
-        codes = gptq(target, inputs.factor, grid, threads)
-        grid, codes = descend(target, inputs.hessian, grid, codes, method.n_sweeps, threads)
-    return _result(weights, block_format, grid.pack(codes), grid.values(codes), inputs)
+        grid = search_scales(target, inputs.squares, form)
+        codes = gptq(target, inputs.factor, grid)
+        grid, codes = descend(target, inputs.hessian, grid, codes, method.n_sweeps)
+    return grid.pack(codes), grid.values(codes)
 
 
-def _result(
-    weights: Array, block_format: BlockFormat, data: NDArray[np.uint8], values: Array, inputs: LinearInputs | None
-) -> QuantizedMatrix:
-    energy = _weighted(weights, inputs)
-    return QuantizedMatrix(block_format, data, _weighted(weights - values, inputs) / energy if energy else 0.0, energy)
-
-
-def _weighted(x: Array, inputs: LinearInputs | None) -> float:
-    """trace(x H x^T), with as much of H as is known."""
-    if inputs is None:
-        return float(np.vdot(x, x))
-    return float(np.vdot(x, x * inputs.squares if inputs.hessian is None else x @ inputs.hessian))
+def _energy(x: Array, inputs: LinearInputs | None) -> float:
+    return float(np.vdot(x, x)) if inputs is None else inputs.energy(x)

@@ -133,7 +133,7 @@ class Quantizer:
             self._quantize_block(paths, layer)
         if OUTPUT in self._to_do():
             self.say(OUTPUT, self._n_done(), self._n_weights())
-            self._quantize_rows(OUTPUT, output_inputs(paths, self.method))
+            self._quantize_rows(OUTPUT, output_inputs(paths, self.method, self.threads))
 
     def _quantize_block(self, paths: Paths, layer: int) -> None:
         names = [name for group in paths.model.linear_groups(layer) for name in group]
@@ -177,7 +177,7 @@ class Quantizer:
         n = np.float32(statistics.n_tokens)
         if statistics.outer is None or self.method.name != "gptq":
             return LinearInputs(statistics.squares / n)
-        return LinearInputs.of(statistics.outer / n, self.method.damping)
+        return LinearInputs.of(statistics.outer / n, self.method.damping, self.threads)
 
     def _save(self, name: str, block_format: BlockFormat, shape: tuple[int, ...], data: NDArray[np.uint8], error: float) -> None:
         self.work.save_tensor(name, block_format, shape, data, {"error": error})

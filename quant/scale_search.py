@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from edgelm.quant.grid import Grid, GridFormat
 from edgelm.quant.levels import levels_of, nearest
-from edgelm.quant.row_threads import RowThreads
 
 # Candidates for the largest weight's place, as a multiple of the outermost level: from clipping it to leaving room.
 _SPREAD = {16: (0.7, 1.3, 19), 32: (0.8, 1.15, 15), 64: (0.85, 1.1, 11), 256: (0.97, 1.0, 3)}
@@ -27,7 +26,7 @@ _SPREAD = {16: (0.7, 1.3, 19), 32: (0.8, 1.15, 15), 64: (0.85, 1.1, 11), 256: (0
 _DRAWN_IN = {16: (-0.02, 0.1, 7), 32: (-0.01, 0.05, 5)}
 
 
-def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32], grid_format: GridFormat, threads: RowThreads) -> Grid:
+def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32], grid_format: GridFormat) -> Grid:
     """The grid of least weighted error, rounded to what the format can store.
 
     Args:
@@ -37,25 +36,17 @@ def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32],
     Raises:
         InvalidRequestError: a scale is too large for the format.
     """
-    n_rows, n_columns = weights.shape
-    per_row = np.broadcast_to(np.atleast_2d(importance), (n_rows if importance.ndim == 2 else 1, n_columns)).astype(np.float32)
-    shape = (n_rows, n_columns // grid_format.group_size)
+    shape = (weights.shape[0], weights.shape[1] // grid_format.group_size)
     scales, offsets, curvature = (np.zeros(shape, np.float32) for _ in range(3))
-    levels = levels_of(grid_format)
-    n_levels = len(levels.values)
-
-    def kernel(rows: slice) -> None:
-        h = per_row[rows] if len(per_row) > 1 else per_row
-        if grid_format.has_offset:
-            ends = np.linspace(*_DRAWN_IN[n_levels]).astype(np.float32)
-            _with_offset(weights[rows], h, grid_format.group_size, n_levels, ends, scales[rows], offsets[rows], curvature[rows])
-        else:
-            factors = np.linspace(*_SPREAD[n_levels]).astype(np.float32)
-            middles = levels.middles
-            _without_offset(weights[rows], h, grid_format.group_size, levels.values, middles, factors, scales[rows], curvature[rows])
-
-    threads.run(kernel, n_rows)
-    return grid_format.round(scales, offsets if grid_format.has_offset else None, curvature)
+    levels, size = levels_of(grid_format), grid_format.group_size
+    h, n_levels = np.ascontiguousarray(np.atleast_2d(importance), np.float32), len(levels.values)
+    if grid_format.has_offset:
+        ends = np.linspace(*_DRAWN_IN[n_levels]).astype(np.float32)
+        _with_offset(weights, h, size, n_levels, ends, scales, offsets, curvature)
+        return grid_format.round(scales, offsets, curvature)
+    factors = np.linspace(*_SPREAD[n_levels]).astype(np.float32)
+    _without_offset(weights, h, size, levels.values, levels.middles, factors, scales, curvature)
+    return grid_format.round(scales, None, curvature)
 
 
 def emphasized(weights: NDArray[np.float32], squares: NDArray[np.float32]) -> NDArray[np.float32]:

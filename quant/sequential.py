@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.blocks import F32
 from edgelm.quant.input_statistics import InputAccumulator
-from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, quantize_matrix
+from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, naming, quantize_by_what_is_known
 from edgelm.quant.model_file import Tensor
 from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scratch import Scratch
@@ -73,8 +73,7 @@ def quantize_block(
         done: linear layers that were quantized before the work was interrupted.
     """
     model = paths.model
-    floats: dict[str, Tensor] = {}
-    replaced: dict[str, Tensor] = {}
+    floats, replaced = dict(tensors), dict(tensors)  # so that the model does not read them again for every batch
     for path, weights in ((_FLOAT, floats), (_QUANTIZED, replaced)):
         for batch in range(paths.n_batches):
             paths.put(path, batch, model.begin(layer, paths.stream(path, batch), weights))
@@ -83,23 +82,24 @@ def quantize_block(
         floats.update((name, _float32(tensors[name])) for name in names)  # once for all batches
         replaced.update((name, _float32(done[name]) if name in done else floats[name]) for name in names)
         to_do = [name for name in names if name in formats and name not in done]
-        inputs = _inputs(paths, names[0], method) if to_do else None
+        inputs = _inputs(paths, names[0], method, threads) if to_do else None
         for name in to_do:
-            matrix = quantize_matrix(floats[name].dequantize(), formats[name], method, inputs, threads)
+            with naming(name):
+                matrix = quantize_by_what_is_known(floats[name].dequantize(), formats[name], method, inputs, threads)
             finished(name, matrix)
             replaced[name] = _float32(Tensor(name, tensors[name].shape, matrix.format, matrix.data))
         for batch in range(paths.n_batches):
             _advance(paths, _FLOAT, batch, float_step)
             _advance(paths, _QUANTIZED, batch, step)
-        floats.clear()
-        replaced.clear()
+        for weights in (floats, replaced):
+            weights.update((name, tensors[name]) for name in names)  # gives the memory back
 
 
 def _advance(paths: Paths, path: str, batch: int, step: Step) -> None:
     paths.put(path, batch, step(paths.state(path, batch)))
 
 
-def _inputs(paths: Paths, name: str, method: Method) -> LinearInputs:
+def _inputs(paths: Paths, name: str, method: Method, threads: RowThreads) -> LinearInputs:
     """Of the linear layers that come next, over all batches."""
     n_in = paths.state(_QUANTIZED, 0).inputs.shape[-1]
     accumulator = InputAccumulator(name, n_in, outer=method.name == "gptq")
@@ -116,16 +116,17 @@ def _inputs(paths: Paths, name: str, method: Method) -> LinearInputs:
         return LinearInputs(statistics.squares / n)
     if drift is not None:
         drift /= n
-    return LinearInputs.of(statistics.outer / n, method.damping, drift)
+    with naming(name):
+        return LinearInputs.of(statistics.outer / n, method.damping, threads, drift)
 
 
 def _float32(tensor: Tensor) -> Tensor:
     return Tensor(tensor.name, tensor.shape, F32, tensor.dequantize().reshape(-1).view(np.uint8))
 
 
-def output_inputs(paths: Paths, method: Method) -> LinearInputs:
+def output_inputs(paths: Paths, method: Method, threads: RowThreads) -> LinearInputs:
     """Of the output layer, after the last block."""
-    return _inputs(paths, "the output layer", method)
+    return _inputs(paths, "the output layer", method, threads)
 
 
 def start_paths(model: SteppedModel, windows: Tokens, n_batch: int, scratch: Scratch, replaced: Mapping[str, Tensor]) -> Paths:
