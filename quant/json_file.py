@@ -1,9 +1,11 @@
-"""JSON objects from files that are not trusted, with values asked for by key and type."""
+"""JSON objects in files: from ones that are not trusted, with values asked for by key and type, and to new ones."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -13,6 +15,29 @@ from edgelm.errors import ModelFileError
 MAX_BYTES = 256 << 20
 _LARGEST = 1e38
 T = TypeVar("T")
+
+
+def write_json(path: Path, fields: Mapping[str, Any], what: str) -> None:
+    """Write an object so that there is never half of it in the file.
+
+    Args:
+        what: "the plan", for messages.
+
+    Raises:
+        ModelFileError: it cannot be written there.
+    """
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(fields, file, indent=1, allow_nan=False)
+                os.fchmod(file.fileno(), 0o644)
+            Path(partial).replace(path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ModelFileError(f"{path}: {what} cannot be written ({error.strerror or error}); choose another place") from error
 
 
 class JsonObject:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 from edgelm.errors import InvalidRequestError, ModelFileError
-from edgelm.quant.json_file import JsonObject
+from edgelm.quant.json_file import JsonObject, write_json
 from edgelm.quant.mixed_precision import Budget, BudgetKind, Plan, PlannedTensor, check_bytes
 
 VERSION = 1
@@ -29,18 +26,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         "alignment": plan.alignment,
         "tensors": {t.name: {"shape": t.shape, "format": t.format, "n_bytes": t.n_bytes, "error": t.error} for t in plan.tensors},
     }
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(fields, file, indent=1, allow_nan=False)
-                os.fchmod(file.fileno(), 0o644)
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ModelFileError(f"{path}: the plan cannot be written ({error.strerror or error}); choose another place") from error
+    write_json(path, fields, "the plan")
 
 
 def read_plan(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
