@@ -11,7 +11,7 @@ So a quantizer sees the input of every linear layer, and may replace the layer's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +31,23 @@ class BlockSteps:
     Args:
         file: the model; it must stay open.
         n_window: tokens in each window.
+        threads: that share out the windows; None computes them one after the other.
 
     Raises:
         ModelFileError, UnsupportedModelError: as read_config and read_tensors.
     """
 
-    def __init__(self, file: ModelFile, n_window: int) -> None:
+    def __init__(self, file: ModelFile, n_window: int, threads: RowThreads | None = None) -> None:
         self.config = c = read_config(file.metadata)
         self._file = file
-        self._tensors = read_tensors(file, c)
+        self._tensors = read_tensors(file, c, with_layers=False)
         factors = self._tensors.rope_factors(c.rope, n_window)
         self._tables = {
             False: rope_tables(c.rope, n_window, factors),
             True: rope_tables(c.local_rope, n_window, None if c.row.local_freq_base else factors),
         }
-        self._masks = {False: causal_mask(n_window, n_window), True: causal_mask(n_window, c.sliding_window)}
+        self._sight = {False: n_window, True: c.sliding_window}
+        self._threads = threads or RowThreads(1)
 
     @property
     def n_layers(self) -> int:
@@ -84,21 +86,38 @@ class BlockSteps:
 
         def attend(state: State) -> State:
             weights = self._layer(layer, replaced)
-            q, k, v = (linear(each, state.inputs) for each in (weights.q, weights.k, weights.v))
-            return State(state.stream, self._heads(layer, weights, q, k, v))
+            q, k, v = (_dense(each) for each in (weights.q, weights.k, weights.v))
+            inputs = np.empty((*state.inputs.shape[:2], self.config.n_heads * self.config.head_dim), np.float32)
+
+            def one(window: int) -> None:
+                x = state.inputs[window]
+                inputs[window] = self._heads(layer, weights, q(x), k(x), v(x))
+
+            self._each(one, len(inputs))
+            return State(state.stream, inputs)
 
         def project(state: State) -> State:
             weights = self._layer(layer, replaced)
-            stream = self._add(state.stream, linear(weights.o, state.inputs), weights.post_attn_norm)
-            return State(stream, self._norm(stream, weights.ffn_norm))
+            return self._added(state, weights.o, weights.post_attn_norm, weights.ffn_norm)
 
         def gate(state: State) -> State:
             weights = self._layer(layer, replaced)
-            return State(state.stream, gated(self.config, linear(weights.gate, state.inputs), linear(weights.up, state.inputs)))
+            gate, up = _dense(weights.gate), _dense(weights.up)
+            inputs = np.empty((*state.inputs.shape[:2], self.config.n_ff), np.float32)
+
+            def one(window: int) -> None:
+                x, y = state.inputs[window], inputs[window]
+                g, u = gate(x), up(x)
+                for start in range(0, len(x), _ROWS):
+                    rows = slice(start, start + _ROWS)
+                    y[rows] = gated(self.config, g[rows], u[rows])
+
+            self._each(one, len(inputs))
+            return State(state.stream, inputs)
 
         def finish(state: State) -> State:
             weights = self._layer(layer, replaced)
-            return self.end(self._add(state.stream, linear(weights.down, state.inputs), weights.post_ffn_norm))
+            return self._added(state, weights.down, weights.post_ffn_norm, self._tensors.output_norm)
 
         return attend, project, gate, finish
 
@@ -121,12 +140,47 @@ class BlockSteps:
     def _norm(self, x: Array, weight: Tensor | None) -> Array:
         return rms_norm(x, weight, self.config.norm_eps)
 
-    def _add(self, stream: Array, added: Array, norm: Tensor | None) -> Array:
-        y: Array = stream + np.float32(self.config.residual_scale) * self._norm(added, norm)
-        return y
+    def _added(self, state: State, layer: Linear, post_norm: Tensor | None, norm: Tensor) -> State:
+        """stream + post_norm(layer(inputs)), and its norm."""
+        project, scale = _dense(layer), np.float32(self.config.residual_scale)
+        stream, inputs = np.empty_like(state.stream), np.empty_like(state.stream)
+
+        def one(window: int) -> None:
+            stream[window] = state.stream[window] + scale * self._norm(project(state.inputs[window]), post_norm)
+            inputs[window] = self._norm(stream[window], norm)
+
+        self._each(one, len(stream))
+        return State(stream, inputs)
 
     def _heads(self, layer: int, weights: LayerTensors, q: Array, k: Array, v: Array) -> Array:
-        local = self.config.is_local(layer)
-        tables: Tables | None = self._tables[local] if self.config.has_rope(layer) else None
-        mask = self._masks[local]
-        return np.stack([reference.heads(self.config, weights, *each, tables, mask) for each in zip(q, k, v, strict=True)])
+        """As reference.heads."""
+        c, n = self.config, len(q)
+        q, k, v = (x.reshape(n, -1, c.head_dim) for x in (q, k, v))
+        q, k = self._norm(q, weights.q_norm), self._norm(k, weights.k_norm)
+        if c.has_rope(layer):
+            q, k = (rotate(x, self._tables[c.is_local(layer)], c.row.rope) for x in (q, k))
+        return causal_attention(q, k, v, self._sight[c.is_local(layer)], c.attention_scale, c.attention_softcap)
+
+    def _each(self, work: Callable[[int], None], n_windows: int) -> None:
+        """Call work(window) for each of them."""
+
+        def some(windows: slice) -> None:
+            for window in range(windows.start, windows.stop):
+                work(window)
+
+        self._threads.run(some, n_windows, 1)
+
+
+def _dense(layer: Linear) -> Callable[[Array], Array]:
+    """The layer as x [n, n_in] to [n, n_out], its weights decoded once."""
+    stored = layer.weight
+    weight = stored.data.view(np.float32).reshape(stored.shape) if stored.format == F32 else stored.dequantize()
+    bias = None if layer.bias is None else layer.bias.dequantize()
+
+    def apply(x: Array) -> Array:
+        y: Array = x @ weight.T
+        if bias is not None:
+            y += bias
+        return y
+
+    return apply

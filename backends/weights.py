@@ -156,8 +156,11 @@ class _Reader:
             )
 
 
-def read_tensors(file: ModelFile, config: ModelConfig) -> ModelTensors:
+def read_tensors(file: ModelFile, config: ModelConfig, with_layers: bool = True) -> ModelTensors:
     """Find every tensor that the forward pass needs.
+
+    Args:
+        with_layers: False checks the layers too, but gives none, for those of some files are copies that memory might not hold at once.
 
     Raises:
         ModelFileError: a tensor is missing or has another shape than the metadata calls for.
@@ -173,9 +176,10 @@ def read_tensors(file: ModelFile, config: ModelConfig) -> ModelTensors:
     n_vocab = embedding.shape[0]
     tied = not reader.has("output.weight")
     pairs = config.rope.n_dims // 2
+    layers = (_read_layer(reader, config, f"blk.{layer}.") for layer in range(config.n_layers))
     tensors = ModelTensors(
         embedding=embedding,
-        layers=tuple(_read_layer(reader, config, f"blk.{layer}.") for layer in range(config.n_layers)),
+        layers=tuple(layer for layer in layers if with_layers),
         output_norm=reader.vector("output_norm", config.n_embd),
         output=Linear(embedding, reader.take_if_there("output.bias", n_vocab)) if tied else reader.linear("output", n_vocab, config.n_embd),
         rope_freqs=reader.vector_if_there("rope_freqs", pairs),

@@ -2,86 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import InsufficientMemoryError, InvalidRequestError
-from edgelm.quant.block_format import BlockFormat
-from edgelm.quant.blocks import F32
+from edgelm.errors import InsufficientMemoryError
 from edgelm.quant.gguf_metadata import FILE_TYPES, encode_metadata
 from edgelm.quant.gguf_writer import TensorSource, write_gguf
+from edgelm.quant.goals import Goal, row_chunks
 from edgelm.quant.input_statistics import Calibration
-from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, quantize_matrix
+from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, naming, quantize_by_what_is_known
 from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scratch import Scratch
 from edgelm.quant.sequential import Paths, output_inputs, quantize_block, resume_paths, start_paths
 from edgelm.quant.stepped_model import SteppedModel, Tokens
-from edgelm.quant.tensor_formats import EMBEDDING, OUTPUT, FormatRules, Resolved, bits_per_weight, is_vector
+from edgelm.quant.tensor_formats import EMBEDDING, OUTPUT
 from edgelm.quant.work_folder import WorkFolder
 
-_WEIGHTS_AT_ONCE = 1 << 23  # 32 MiB as float32
 _BYTES_AT_ONCE = 1 << 24
-_COARSE = 6.6  # bits per weight; what is stored in fewer has lost too much to be quantized again unasked
 
 Say = Callable[[str, int, int], None]
 """Told what is being done, and how many weights of how many are done."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What one tensor becomes.
-
-    Attributes:
-        resolved: its format, and why.
-        is_kept: its blocks are copied, for the source has it in that format already.
-    """
-
-    resolved: Resolved
-    is_kept: bool
-
-    @property
-    def format(self) -> BlockFormat:
-        return self.resolved.format
-
-
-def set_goals(file: ModelFile, rules: FormatRules | None, formats: Mapping[str, BlockFormat], allow_requantize: bool) -> dict[str, Goal]:
-    """A goal for every tensor of a model.
-
-    Args:
-        rules: None keeps every matrix as it is.
-        formats: of a plan; they win over the rules.
-        allow_requantize: quantize again what is stored in few bits already.
-
-    Raises:
-        InvalidRequestError: a pattern fits no tensor, or the source is quantized and may not be again.
-    """
-    if rules is not None:
-        rules.check_patterns(name for name, tensor in file.tensors.items() if not is_vector(name, tensor.shape))
-    goals = {}
-    for name, tensor in file.tensors.items():
-        if is_vector(name, tensor.shape):
-            goals[name] = Goal(Resolved(F32, "vectors stay F32"), tensor.format == F32)
-            continue
-        if name in formats:
-            resolved = Resolved(formats[name], "the plan")
-        elif rules is None:
-            resolved = Resolved(tensor.format, "kept as it is")
-        else:
-            resolved = rules.resolve(name, tensor.shape)
-        is_kept = resolved.format == tensor.format
-        if not is_kept and bits_per_weight(tensor.format) < _COARSE and not allow_requantize:
-            raise InvalidRequestError(
-                f"{name} is {tensor.format.name} in the source already; quantizing it again to {resolved.format.name} loses twice. Give a "
-                "source in 16 or 32 bits, or allow it with --allow-requantize"
-            )
-        goals[name] = Goal(resolved, is_kept)
-    return goals
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,67 +53,67 @@ class Quantizer:
 
     def one_by_one(self, calibration: Calibration) -> None:
         """Every matrix by itself, from statistics of the float model's inputs, as far as there are any; GPTQ falls to search without."""
-        for name in self._to_do():
-            self.say(name, self._n_done(), self._n_weights())
-            self._quantize_rows(name, self._known_inputs(name, calibration))
+        names = self._quantized()
+        groups: dict[int, list[str]] = {}  # with the same inputs, for which a Hessian is factorized once
+        for name in self._to_do(names):
+            groups.setdefault(id(calibration.get(name, name)), []).append(name)
+        for group in groups.values():
+            inputs = self._known_inputs(group[0], calibration)
+            for name in group:
+                self._quantize_rows(name, inputs, names)
 
     def block_by_block(self, model: SteppedModel, windows: Tokens, n_batch: int, scratch: Scratch, calibration: Calibration) -> None:
         """Blocks in order, each for the inputs that the blocks before it leave; the embedding first and the output layer last.
+
+        Progress counts what has inputs; the embedding takes no time beside it.
 
         Args:
             windows: calibration tokens [n_windows, n].
             n_batch: windows at a time.
             calibration: for the embedding, which has no inputs here.
         """
-        for name in self._to_do():
-            if not name.startswith("blk.") and name != OUTPUT:
-                self.say(name, self._n_done(), self._n_weights())
-                self._quantize_rows(name, self._known_inputs(name, calibration))
+        in_blocks = {name for layer in range(model.n_layers) for group in model.linear_groups(layer) for name in group}
+        names = [name for name in self._quantized() if name in in_blocks or name == OUTPUT]
+        for name in self._to_do(self._quantized()):
+            if name not in names:
+                self._quantize_rows(name, self._known_inputs(name, calibration), names)
         state = self.work.last_state()
         if state is None:
-            paths, first = start_paths(model, windows, n_batch, scratch, self._replaced((EMBEDDING,))), 0
+            paths, first = start_paths(model, windows, n_batch, scratch, self._finished((EMBEDDING,))), 0
         else:
             paths, first = resume_paths(model, state.arrays, n_batch, scratch), int(state.step)
         for layer in range(first, model.n_layers):
-            self._quantize_block(paths, layer)
-        if OUTPUT in self._to_do():
-            self.say(OUTPUT, self._n_done(), self._n_weights())
-            self._quantize_rows(OUTPUT, output_inputs(paths, self.method, self.threads))
+            self._quantize_block(paths, layer, names)
+        for name in self._to_do((OUTPUT,) if OUTPUT in names else ()):
+            self._quantize_rows(name, output_inputs(paths, self.method, self.threads), names)
 
-    def _quantize_block(self, paths: Paths, layer: int) -> None:
+    def _quantize_block(self, paths: Paths, layer: int, counted: Collection[str]) -> None:
+        what = f"block {layer + 1} of {paths.model.n_layers}"
         names = [name for group in paths.model.linear_groups(layer) for name in group]
         tensors = {name: self.file.tensors[name] for name in names}
-        done = self._replaced(names)
 
         def finished(name: str, matrix: QuantizedMatrix) -> None:
-            self._save(name, matrix.format, tensors[name].shape, matrix.data, matrix.error)
+            self._save(name, [matrix])
+            self._tell(what, counted)
 
-        self.say(f"block {layer + 1} of {paths.model.n_layers}", self._n_done(), self._n_weights())
-        formats = {name: self.goals[name].format for name in names if not self.goals[name].is_kept}
-        try:
-            quantize_block(paths, layer, tensors, formats, self.method, self.threads, finished, done)
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"block {layer}: {error}") from error
+        self._tell(what, counted)
+        formats = {name: self.goals[name].format for name in names if self.goals[name].is_quantized}
+        quantize_block(paths, layer, tensors, formats, self.method, self.threads, finished, self._finished(names))
         paths.save(self.work, layer + 1)
         self.file.drop_pages()
 
-    def _quantize_rows(self, name: str, inputs: LinearInputs | None) -> None:
+    def _quantize_rows(self, name: str, inputs: LinearInputs | None, counted: Collection[str]) -> None:
         """A matrix some rows at a time, so that a large one takes no more memory than a small one."""
-        tensor, goal, how = self.file.tensors[name], self.goals[name].format, self.method
-        if how.name == "gptq" and (inputs is None or inputs.hessian is None):
-            how = replace(how, name="search")
-        parts: list[NDArray[np.uint8]] = []
-        lost = energy = 0.0
-        try:
-            for rows in _row_chunks(tensor):
-                part = quantize_matrix(rows, goal, how, inputs, self.threads)
-                parts.append(part.data)
-                lost, energy = lost + part.error * part.energy, energy + part.energy
-                self._check_memory()
-        except InvalidRequestError as error:
-            raise InvalidRequestError(f"{name}: {error}") from error
-        self._save(name, goal, tensor.shape, np.concatenate(parts), lost / energy if energy else 0.0)
-        self.file.drop_pages()
+        parts: list[QuantizedMatrix] = []
+        n_done = 0
+        for rows in row_chunks(self.file.tensors[name]):
+            self._tell(name, counted, n_done if name in counted else 0)
+            with naming(name):
+                parts.append(quantize_by_what_is_known(rows, self.goals[name].format, self.method, inputs, self.threads))
+            n_done += rows.size
+            self._check_memory()
+            self.file.drop_pages()
+        self._save(name, parts)
 
     def _known_inputs(self, name: str, calibration: Calibration) -> LinearInputs | None:
         statistics = calibration.get(name)
@@ -177,37 +122,43 @@ class Quantizer:
         n = np.float32(statistics.n_tokens)
         if statistics.outer is None or self.method.name != "gptq":
             return LinearInputs(statistics.squares / n)
-        return LinearInputs.of(statistics.outer / n, self.method.damping, self.threads)
+        with naming(name):
+            return LinearInputs.of(statistics.outer / n, self.method.damping, self.threads)
 
-    def _save(self, name: str, block_format: BlockFormat, shape: tuple[int, ...], data: NDArray[np.uint8], error: float) -> None:
-        self.work.save_tensor(name, block_format, shape, data, {"error": error})
+    def _save(self, name: str, parts: Sequence[QuantizedMatrix]) -> None:
+        energy = sum(part.energy for part in parts)
+        facts: dict[str, float | str] = {"error": sum(part.error * part.energy for part in parts) / energy if energy else 0.0}
+        if parts[0].note:
+            facts["note"] = parts[0].note
+        self.work.save_tensor(name, self.goals[name].format, self.goals[name].shape, (part.data for part in parts), facts)
         self._check_memory()
 
-    def _replaced(self, names: Any) -> dict[str, Tensor]:
+    def _finished(self, names: Iterable[str]) -> dict[str, Tensor]:
         done = self.work.finished
         return {name: Tensor(name, done[name].shape, done[name].format, self.work.load_tensor(name)) for name in names if name in done}
 
-    def _to_do(self) -> list[str]:
+    def _quantized(self) -> list[str]:
+        return [name for name, goal in self.goals.items() if goal.is_quantized]
+
+    def _to_do(self, names: Iterable[str]) -> list[str]:
         done = self.work.finished
-        return [name for name, goal in self.goals.items() if not goal.is_kept and len(self._shape(name)) > 1 and name not in done]
+        return [name for name in names if name not in done]
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return self.file.tensors[name].shape
-
-    def _n_weights(self) -> int:
-        return sum(int(np.prod(self._shape(name))) for name, goal in self.goals.items() if not goal.is_kept)
-
-    def _n_done(self) -> int:
-        return sum(int(np.prod(tensor.shape)) for tensor in self.work.finished.values())
+    def _tell(self, what: str, counted: Collection[str], n_more: int = 0) -> None:
+        """How many weights of those that are counted are done, and so many more."""
+        done = self.work.finished
+        n_done = sum(self.goals[name].n_weights for name in counted if name in done)
+        self.say(what, n_done + n_more, sum(self.goals[name].n_weights for name in counted))
 
     def _check_memory(self) -> None:
         import psutil
 
         used = psutil.Process().memory_info().rss
         if used > self.max_bytes:
+            lighter = ", or choose --method search, which takes less" if self.method.name == "gptq" else ""
             raise InsufficientMemoryError(
                 f"{used / 1e6:,.0f} MB are in use, more than the {self.max_bytes / 1e6:,.0f} MB allowed; run the same command again with a "
-                "larger --max-memory, and it goes on from here, or choose a method that takes less (search)"
+                f"larger --max-memory, and it goes on from here{lighter}"
             )
 
 
@@ -224,30 +175,25 @@ def write_quantized(
         EdgeLMError: metadata that GGUF does not hold; see gguf_metadata.encode_metadata.
     """
     weights: dict[str, int] = {}
-    for name, goal in goals.items():
-        weights[goal.format.name] = weights.get(goal.format.name, 0) + int(np.prod(file.tensors[name].shape))
+    for goal in goals.values():
+        weights[goal.format.name] = weights.get(goal.format.name, 0) + goal.n_weights
     file_type = max(weights, key=lambda name: weights[name])
-    metadata, n_entries = encode_metadata({**file.metadata, **facts}, file_type if file_type in FILE_TYPES else None)
-    write_gguf(target, metadata, n_entries, [_source(file.tensors[name], goal, work) for name, goal in goals.items()])
+    outdated = ("edgelm.quantize.", "quantize.imatrix.") if any(goal.is_quantized for goal in goals.values()) else ()
+    there = {key: value for key, value in file.metadata.items() if not key.startswith(outdated)}
+    metadata, n_entries = encode_metadata({**there, **facts}, file_type if file_type in FILE_TYPES else None)
+    write_gguf(target, metadata, n_entries, [_source(file, name, goal, work) for name, goal in goals.items()])
 
 
-def _source(tensor: Tensor, goal: Goal, work: WorkFolder) -> TensorSource:
+def _source(file: ModelFile, name: str, goal: Goal, work: WorkFolder) -> TensorSource:
     def chunks() -> Iterator[NDArray[np.uint8]]:
-        if goal.is_kept:
-            data = tensor.data
-        elif tensor.name in work.finished:
-            data = work.load_tensor(tensor.name)
+        if goal.is_quantized:
+            data = work.load_tensor(name)
+        elif goal.is_kept:
+            data = file.tensors[name].data
         else:
-            data = goal.format.quantize(tensor.dequantize())
+            data = goal.format.quantize(file.tensors[name].dequantize())
         for start in range(0, data.size, _BYTES_AT_ONCE):
             yield data[start : start + _BYTES_AT_ONCE]
+        file.drop_pages()
 
-    return TensorSource(tensor.name, tensor.shape, goal.format, chunks)
-
-
-def _row_chunks(tensor: Tensor) -> Iterator[NDArray[np.float32]]:
-    n_rows, n_columns = tensor.shape
-    row = tensor.format.nbytes((n_columns,))
-    step = max(1, _WEIGHTS_AT_ONCE // n_columns)
-    for start in range(0, n_rows, step):
-        yield tensor.format.dequantize(tensor.data[start * row : (start + step) * row]).reshape(-1, n_columns)
+    return TensorSource(name, goal.shape, goal.format, chunks)

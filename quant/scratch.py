@@ -77,5 +77,17 @@ class Scratch:
             raise self._failure(error) from error
         return array
 
+    def mapped(self, key: object) -> Array:
+        """The array of that key, read from the disk as it is looked at; it must not be stored anew meanwhile.
+
+        Raises:
+            ModelFileError: the disk fails.
+        """
+        start, _, shape = self._places[key]
+        try:
+            return np.memmap(self._file, np.float32, "r", start, shape)
+        except OSError as error:
+            raise self._failure(error) from error
+
     def _failure(self, error: OSError) -> ModelFileError:
         return ModelFileError(f"{self._folder}: intermediate results cannot be kept there ({error.strerror or error}); free space")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.runtime.calibration_windows import CALIBRATION_TOKENS, batch_size, calibration_windows
 from edgelm.runtime.catalogue import resolve_model
+from edgelm.runtime.new_file import check_new_file
 
 if TYPE_CHECKING:
     from edgelm.quant.input_statistics import InputStatistics
     from edgelm.quant.quantize import Say
+    from edgelm.quant.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ def calibrate(
         ModelFileError: the model is missing or damaged, or the target cannot be written.
         UnsupportedModelError: a sound model that edgelm does not run.
     """
-    import numpy as np
     from threadpoolctl import threadpool_limits
 
     from edgelm.backends.block_steps import BlockSteps
@@ -73,43 +72,30 @@ def calibrate(
     from edgelm.quant.scratch import Scratch
 
     path, out, source = resolve_model(model), Path(target), Path(text)
-    if out.exists() and not overwrite:
-        raise InvalidRequestError(f"{out} is there already; give another name, or --overwrite")
-    if not out.resolve().parent.is_dir():
-        raise ModelFileError(f"{out.parent} is no folder; make it, or give another place")
+    check_new_file(out, (path, source), overwrite)
     notes: list[str] = []
     file = open_model(path)
     try:
         windows = calibration_windows(file.metadata, source, n_tokens, notes)
         steps = BlockSteps(file, windows.shape[1])
         found: dict[str, InputStatistics] = {}
-        folder = out.resolve().parent
-        with (
-            threadpool_limits(n_threads or choose_threads().n_threads),
-            tempfile.TemporaryDirectory(dir=folder, prefix=f"{out.name}.") as aside,
-            Scratch(folder) as scratch,
-        ):
+        with threadpool_limits(n_threads or choose_threads().n_threads), Scratch(out.resolve().parent) as scratch:
             tell = say or (lambda *_: None)
             for names, statistics in calibrate_model(steps, windows, batch_size(steps.config, windows), outer, scratch, tell):
-                kept = _aside(statistics, Path(aside) / f"{len(found)}.f32")
+                kept = _put_aside(statistics, names, scratch)
                 found.update((name, kept) for name in names if name in file.tensors)
+            tell("writing the file", 1, 1)
             write_imatrix(out, found, source.name, windows.shape[1], outer)
     finally:
         file.close()
-    return CalibrateReport(out, len(found), int(np.size(windows)), tuple(notes))
+    return CalibrateReport(out, len(found), int(windows.size), tuple(notes))
 
 
-def _aside(statistics: InputStatistics, path: Path) -> InputStatistics:
-    """The same, with outer products in a mapped file instead of memory."""
-    import numpy as np
-
+def _put_aside(statistics: InputStatistics, key: object, scratch: Scratch) -> InputStatistics:
+    """The same, with the outer products on the disk instead of in memory."""
     from edgelm.quant.input_statistics import InputStatistics
 
     if statistics.outer is None:
         return statistics
-    try:
-        statistics.outer.tofile(path)
-    except OSError as error:
-        raise ModelFileError(f"{path.parent}: outer products cannot be kept there ({error.strerror or error}); free space") from error
-    mapped = np.memmap(path, np.float32, "r", shape=statistics.outer.shape)
-    return InputStatistics(statistics.n_tokens, statistics.squares, mapped)
+    scratch.put(key, statistics.outer)
+    return InputStatistics(statistics.n_tokens, statistics.squares, scratch.mapped(key))

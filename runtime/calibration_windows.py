@@ -47,14 +47,16 @@ def calibration_windows(metadata: Mapping[str, Any], path: Path, n_tokens: int, 
             f"{path}: the calibration text has {len(tokens)} tokens; give {_LEAST_TOKENS} at least, better {CALIBRATION_TOKENS:,}, of "
             "what the model will read and write"
         )
-    if len(tokens) < n_tokens:
-        notes.append(f"calibrated on all {len(tokens):,} tokens that the text has; {n_tokens:,} were asked for")
     before = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-    step = min(WINDOW, len(tokens) + len(before)) - len(before)
+    longest = min(WINDOW, int(metadata.get(f"{metadata['general.architecture']}.context_length", WINDOW)))
+    step = min(longest, len(tokens) + len(before)) - len(before)
     n_there = len(tokens) // step
-    n_windows = min(max(1, n_tokens // WINDOW), n_there)
+    n_windows = min(max(1, n_tokens // longest), n_there)
     places = np.linspace(0, n_there - 1, n_windows).round().astype(int)
-    return np.array([before + tokens[place * step : (place + 1) * step] for place in places], np.int32)
+    windows = np.array([before + tokens[place * step : (place + 1) * step] for place in places], np.int32)
+    if n_there == n_windows and windows.size + longest < n_tokens:
+        notes.append(f"calibrated on all {windows.size:,} tokens that fill whole windows of the text; {n_tokens:,} were asked for")
+    return windows
 
 
 def batch_size(config: ModelConfig, windows: NDArray[np.int32]) -> int:

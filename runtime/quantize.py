@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +12,18 @@ from typing import TYPE_CHECKING
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.calibration_windows import CALIBRATION_TOKENS, batch_size, calibration_windows
 from edgelm.runtime.catalogue import resolve_model
+from edgelm.runtime.new_file import check_new_file
 from edgelm.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgelm.quant.goals import Goal
     from edgelm.quant.input_statistics import Calibration
     from edgelm.quant.matrix import Method
-    from edgelm.quant.model_file import ModelFile
-    from edgelm.quant.quantize import Goal, Quantizer, Say
+    from edgelm.quant.quantize import Quantizer, Say
+    from edgelm.quant.tensor_formats import FormatRules
     from edgelm.quant.work_folder import WorkFolder
 
 DEFAULT_FORMAT = "q4_0"
@@ -102,7 +103,7 @@ def quantize(
         source: path of a model file or Hugging Face folder, a catalogue name, or "hf:owner/repo/file"; named models must have been pulled.
         target: the new file; it appears when it is whole.
         format: block format of the matrices ("q4_0", "q4_1", "iq4_nl", "q4_k", ...), or "keep" for the source's own.
-        method: "gptq" (the default with a calibration text), "search" (the default without) or "round".
+        method: "gptq" (the default with a calibration text, or with outer products), "search" (the default without) or "round".
         calibration: a text file (UTF-8) of what the model will read and write.
         calibration_tokens: how many tokens of it are used, from all over the text.
         imatrix: importances instead of a text: a file of llama-imatrix or of `edgelm calibrate`.
@@ -122,55 +123,60 @@ def quantize(
         InsufficientMemoryError: more memory is needed than is allowed; the work done so far is kept.
     """
     started = time.perf_counter()
+    from edgelm.backends.config import read_config
     from edgelm.backends.cpu.topology import choose_threads
     from edgelm.backends.memory import available_memory
+    from edgelm.backends.weights import read_tensors
     from edgelm.quant.fingerprint import make_fingerprint
+    from edgelm.quant.gguf_metadata import gguf_metadata
+    from edgelm.quant.goals import check_calibration, check_unchanged, set_goals
     from edgelm.quant.imatrix import read_imatrix
     from edgelm.quant.matrix import Method
     from edgelm.quant.open_model import open_model
-    from edgelm.quant.quantize import Quantizer, set_goals, write_quantized
+    from edgelm.quant.quantize import Quantizer, write_quantized
     from edgelm.quant.row_threads import RowThreads
-    from edgelm.quant.tensor_formats import FormatRules, parse_format, parse_override
     from edgelm.quant.work_folder import open_or_create
 
+    _check_numbers(calibration_tokens=calibration_tokens, max_memory=max_memory, n_threads=n_threads)
+    texts = {name: Path(text) for name, text in (("calibration", calibration), ("imatrix", imatrix)) if text is not None}
+    rules = _rules(format, embedding_format, output_format, tensor_formats, any_method=method is not None or bool(texts))
     path, out = resolve_model(source), Path(target)
-    _check_target(path, out, overwrite)
-    how = Method(_method_name(method, calibration, imatrix))  # type: ignore[arg-type]
-    rules = None
-    if format.lower() != KEEP:
-        named = {"embedding": embedding_format, "output": output_format}
-        rules = FormatRules(
-            parse_format(format),
-            **{name: parse_format(text) for name, text in named.items() if text is not None},
-            overrides=tuple(parse_override(text) for text in tensor_formats),
-        )
+    if out.suffix.lower() != ".gguf":
+        raise InvalidRequestError(f"{out} is to become a GGUF file; give it a name that ends in .gguf")
+    check_new_file(out, (path, *texts.values()), overwrite)
+    known: Calibration = read_imatrix(texts["imatrix"]) if "imatrix" in texts else {}
+    how = Method(_method_name(method, texts, has_outer=any(each.outer is not None for each in known.values())))  # type: ignore[arg-type]
     threads = n_threads or choose_threads().n_threads
     file = open_model(path)
     try:
-        goals = set_goals(file, rules, {}, allow_requantize)
-        notes = [*_stand_ins(goals), *(f"{name}: {note}" for name, note in getattr(file, "notes", {}).items())]
-        texts = {name: Path(text) for name, text in (("calibration", calibration), ("imatrix", imatrix)) if text is not None}
+        # What would fail in the end fails now.
+        read_tensors(file, read_config(file.metadata), with_layers=False)
+        gguf_metadata(file.metadata)
+        widened: Mapping[str, str] = getattr(file, "notes", {})
+        goals = set_goals(file, rules, {}, allow_requantize, widened)
+        check_unchanged(file, goals)
+        notes = [*_stand_ins(goals), *_together((why, name) for name, why in widened.items() if goals[name].is_kept)]
+        if "imatrix" in texts:
+            notes += _together(("the importance matrix has nothing on it", name) for name in check_calibration(goals, known))
+        windows = None
+        if "calibration" in texts:
+            windows = calibration_windows(file.metadata, texts["calibration"], calibration_tokens, notes)
         settings = {
             "formats": {name: goal.format.name for name, goal in goals.items()},
             "method": vars(how),
-            "calibration_tokens": calibration_tokens if calibration is not None else 0,
+            "calibration_tokens": 0 if windows is None else calibration_tokens,
         }
-        windows = calibration_windows(file.metadata, Path(calibration), calibration_tokens, notes) if calibration is not None else None
-        known: Calibration = read_imatrix(Path(imatrix)) if imatrix is not None else {}
-        if how.name == "gptq" and windows is None and all(statistics.outer is None for statistics in known.values()):
-            raise InvalidRequestError(
-                f"{imatrix} has no outer products, which gptq needs; make it with `edgelm calibrate --outer`, or choose --method search"
-            )
-        with RowThreads(threads) as row_threads, open_or_create(out, make_fingerprint(path, settings, texts), restart) as work:
-            limit = max_memory or available_memory()
-            quantizer = Quantizer(file, goals, how, work, row_threads, say or _say_nothing, limit)
-            if windows is not None and how.name != "round":
-                _run_blocks(quantizer, windows, out.resolve().parent, known)
-            else:
+        fingerprint = make_fingerprint(path, settings, texts)
+        with RowThreads(threads) as row_threads, open_or_create(out, fingerprint, restart) as work:
+            quantizer = Quantizer(file, goals, how, work, row_threads, say or _say_nothing, max_memory or available_memory())
+            if windows is None:
                 quantizer.one_by_one(known)
+            else:
+                _run_blocks(quantizer, windows, out.resolve().parent, known)
             quantizer.say("writing the file", 1, 1)
-            write_quantized(out, file, goals, work, _facts(how, windows, texts))
-            tensors = _reports(file, goals, work)
+            write_quantized(out, file, goals, work, _facts(how if rules else None, windows, fingerprint["texts"]))
+            tensors, finished = _reports(goals, work), work.finished
+            notes += _together((str(each.facts["note"]), name) for name, each in finished.items() if "note" in each.facts)
             work.remove()
     finally:
         file.close()
@@ -180,7 +186,7 @@ def quantize(
         n_bytes=out.stat().st_size,
         bits_per_weight=n_bits / sum(math.prod(row.shape) for row in tensors),
         tensors=tensors,
-        method=how.name,
+        method=how.name if rules else KEEP,
         n_tokens=0 if windows is None else int(windows.size),
         seconds=time.perf_counter() - started,
         peak_bytes=_peak_bytes(),
@@ -201,63 +207,93 @@ def _run_blocks(quantizer: Quantizer, windows: NDArray[np.int32], folder: Path, 
         quantizer.block_by_block(model, windows, batch_size(model.config, windows), scratch, known)
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if target.suffix.lower() != ".gguf":
-        raise InvalidRequestError(f"{target} is to become a GGUF file; give it a name that ends in .gguf")
-    if not target.resolve().parent.is_dir():
-        raise InvalidRequestError(f"{target.parent} is no folder; make it, or give another place")
-    if target.exists() and target.samefile(source):
-        raise InvalidRequestError(f"{target} is the source itself; give another name")
-    if target.exists() and not overwrite:
-        raise InvalidRequestError(f"{target} is there already; give another name, or --overwrite")
+# -- wishes ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _method_name(method: str | None, calibration: object, imatrix: object) -> str:
-    if calibration is not None and imatrix is not None:
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise InvalidRequestError(f"{name} is {number}; give 1 or more")
+
+
+def _rules(
+    format: str, embedding_format: str | None, output_format: str | None, tensor_formats: Sequence[str], any_method: bool
+) -> FormatRules | None:
+    """None where every matrix is kept."""
+    from edgelm.quant.tensor_formats import FormatRules, parse_format, parse_override
+
+    if format.strip().lower() == KEEP:
+        if embedding_format is not None or output_format is not None or tensor_formats or any_method:
+            raise InvalidRequestError("--format keep changes no matrix; leave other formats, methods, texts and importance matrices away")
+        return None
+    return FormatRules(
+        parse_format(format),
+        embedding=None if embedding_format is None else parse_format(embedding_format),
+        output=None if output_format is None else parse_format(output_format),
+        overrides=tuple(parse_override(text) for text in tensor_formats),
+    )
+
+
+def _method_name(method: str | None, texts: Mapping[str, Path], has_outer: bool) -> str:
+    if len(texts) > 1:
         raise InvalidRequestError("give a calibration text or an importance matrix, not both")
-    if method == "gptq" and calibration is None and imatrix is None:
+    if method == "round" and texts:
+        raise InvalidRequestError(
+            "the method round looks at no text; leave calibration and importance matrix away, or choose search or gptq"
+        )
+    if method == "gptq" and not texts:
         raise InvalidRequestError("the method gptq needs a calibration text (--calibration), or an importance matrix with outer products")
-    return method or ("gptq" if calibration is not None else "search")
+    if method == "gptq" and "imatrix" in texts and not has_outer:
+        raise InvalidRequestError(
+            f"{texts['imatrix']} has no outer products, which gptq needs; make it with `edgelm calibrate --outer`, or give --method search"
+        )
+    return method or ("gptq" if "calibration" in texts or has_outer else "search")
 
 
 # -- report ------------------------------------------------------------------------------------------------------------------------------
 
 
 def _stand_ins(goals: Mapping[str, Goal]) -> list[str]:
+    return _together((goal.resolved.reason, name) for name, goal in goals.items() if goal.resolved.is_stand_in)
+
+
+def _together(notes: Iterable[tuple[str, str]]) -> list[str]:
     """One line for each reason, however many tensors it is true of."""
     names: dict[str, list[str]] = {}
-    for name, goal in goals.items():
-        if goal.resolved.is_stand_in:
-            names.setdefault(goal.resolved.reason, []).append(name)
-    return [f"{len(some)} tensors, {some[0]} the first: {reason}" for reason, some in names.items()]
+    for reason, name in notes:
+        names.setdefault(reason, []).append(name)
+    return [f"{some[0]}{f' and {len(some) - 1} more' if len(some) > 1 else ''}: {reason}" for reason, some in names.items()]
 
 
-def _facts(method: Method, windows: NDArray[np.int32] | None, texts: Mapping[str, Path]) -> dict[str, str | int | float]:
-    facts: dict[str, str | int | float] = {"edgelm.quantize.version": __version__, "edgelm.quantize.method": method.name}
-    if method.name == "gptq":
+def _facts(method: Method | None, windows: NDArray[np.int32] | None, hashes: Mapping[str, str]) -> dict[str, str | int | float]:
+    facts: dict[str, str | int | float] = {
+        "edgelm.quantize.version": __version__,
+        "edgelm.quantize.method": KEEP if method is None else method.name,
+    }
+    if method is not None and method.name == "gptq":
         facts |= {"edgelm.quantize.sweeps": method.n_sweeps, "edgelm.quantize.damping": method.damping}
     if windows is not None:
         facts["edgelm.quantize.calibration.tokens"] = int(windows.size)
-    for name, path in texts.items():
-        facts[f"edgelm.quantize.{name}.sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return facts
+    return facts | {f"edgelm.quantize.{name}.sha256": sha256 for name, sha256 in hashes.items()}
 
 
-def _reports(file: ModelFile, goals: Mapping[str, Goal], work: WorkFolder) -> tuple[TensorReport, ...]:
+def _reports(goals: Mapping[str, Goal], work: WorkFolder) -> tuple[TensorReport, ...]:
     from edgelm.quant.tensor_formats import bits_per_weight
 
-    rows = []
-    for name, goal in goals.items():
-        tensor = file.tensors[name]
-        if len(tensor.shape) < 2:
-            continue
-        error = None if goal.is_kept else float(work.finished[name].facts["error"])
-        rows.append(
-            TensorReport(
-                name, tensor.shape, tensor.format.name, goal.format.name, bits_per_weight(goal.format), error, goal.resolved.reason
-            )
+    finished = work.finished
+    return tuple(
+        TensorReport(
+            name,
+            goal.shape,
+            source=goal.source.name,
+            format=goal.format.name,
+            bits=bits_per_weight(goal.format),
+            error=float(finished[name].facts["error"]) if goal.is_quantized else None,
+            reason=goal.resolved.reason,
         )
-    return tuple(rows)
+        for name, goal in goals.items()
+        if len(goal.shape) > 1
+    )
 
 
 def _peak_bytes() -> int:

@@ -16,8 +16,9 @@ def work_bar() -> Iterator[Say]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    # The time left is by the average of the last half hour: a block of a large model alone takes minutes.
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), console=Console(stderr=True)) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), speed_estimate_period=1800) as progress:
         task = progress.add_task("reading", total=None)
 
         def say(what: str, n_done: int, n_all: int) -> None:
