@@ -87,7 +87,7 @@ def test_every_command_and_option_is_documented_and_no_other() -> None:
 
 
 def test_every_command_and_option_of_edgebench_is_documented() -> None:
-    pages = "".join(text_of(f"docs/{name}.md") for name in ("benchmark", "load", "power", "quality", "records", "roofline"))
+    pages = "".join(text_of(f"docs/{name}.md") for name in ("benchmark", "load", "power", "quality", "quantization", "records", "roofline"))
 
     def check(name: str, command: Any) -> None:
         assert f"edgebench {name}" in pages, name
