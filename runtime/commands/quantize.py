@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +82,7 @@ def quantize(
     from edgelm.runtime.commands.work_bar import work_bar
     from edgelm.runtime.quantize import quantize as quantize_model
 
-    with work_bar() as say:
+    with _told_how_to_go_on(out), work_bar() as say:
         report = quantize_model(
             locate(model),
             out,
@@ -97,16 +101,32 @@ def quantize(
             overwrite=overwrite,
             say=say,
         )
-    _print(report)
+    _print(report, imatrix is not None)
 
 
-def _print(report: QuantizeReport) -> None:
+@contextmanager
+def _told_how_to_go_on(out: Path) -> Iterator[None]:
+    from edgelm.quant.work_folder import work_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if work_path(out).exists():
+            print(f"edgelm: interrupted; the same command goes on from here. What is done is in {work_path(out)}", file=sys.stderr)
+        raise
+
+
+def _print(report: QuantizeReport, has_imatrix: bool) -> None:
     from edgelm.runtime.commands.tables import print_facts, print_table
 
     print_table(*_table(report.tensors))
     print()
+    formats = Counter((tensor.format, tensor.bits) for tensor in report.tensors)
+    errors = "|(W - Q) x|^2 / |W x|^2 on the calibration text" if report.n_tokens else "|W - Q|^2 / |W|^2"
     print_facts(
         [
+            ("errors", f"{errors}{', inputs weighted by the importance matrix' if has_imatrix else ''}"),
+            ("formats", ", ".join(f"{name} ({n} of {bits:g} bits)" for (name, bits), n in formats.most_common())),
             ("file", str(report.target)),
             ("size", f"{report.n_bytes / 1e6:,.1f} MB, {report.bits_per_weight:.2f} bits per weight"),
             ("method", report.method + (f", calibrated on {report.n_tokens:,} tokens" if report.n_tokens else "")),
@@ -118,17 +138,28 @@ def _print(report: QuantizeReport) -> None:
 
 
 def _table(tensors: tuple[TensorReport, ...]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """A row for each block and for each matrix beside them: formats, and errors of the outputs in percent."""
-    rows: dict[str, dict[str, str]] = {}
+    """A row for each block and for each matrix beside them. What a whole column has in common stands in its head, to fit a terminal."""
+    blocks: dict[str, dict[str, TensorReport]] = {}
+    others = []
     for tensor in tensors:
-        match = re.fullmatch(r"blk\.(\d+)\.(.+)\.weight", tensor.name)
-        where, part = (
-            (match[1], match[2].removeprefix("attn_").removeprefix("ffn_")) if match else (tensor.name.removesuffix(".weight"), "")
-        )
-        error = "kept" if tensor.error is None else f"{tensor.error:.2%}"
-        rows.setdefault(where, {})[part] = f"{tensor.format} {error}"
-    parts = list(dict.fromkeys(part for cells in rows.values() for part in cells if part))
-    header = ("BLOCK", *(part.upper() for part in parts))
-    return header, [
-        (where, *(cells.get(part, cells.get("", "") if i == 0 else "") for i, part in enumerate(parts))) for where, cells in rows.items()
-    ]
+        match = re.fullmatch(r"blk\.(\d+)\.(?:attn_|ffn_)?(.+)\.weight", tensor.name)
+        if match:
+            blocks.setdefault(match[1], {})[match[2]] = tensor
+        else:
+            others.append((tensor.name.removesuffix(".weight"), f"{tensor.format} {_error(tensor)}"))
+    parts = list(dict.fromkeys(part for cells in blocks.values() for part in cells))
+    formats = {part: {cells[part].format for cells in blocks.values() if part in cells} for part in parts}
+    common = {part: next(iter(found)) for part, found in formats.items() if len(found) == 1}
+    header = ("BLOCK", *(f"{part.upper()}\n{common[part]}" if part in common else part.upper() for part in parts))
+    rows = [(name, text, *[""] * (len(parts) - 1)) for name, text in others]
+    for number, cells in blocks.items():
+        rows.append((number, *(_cell(cells[part], part in common) if part in cells else "" for part in parts)))
+    return header, rows
+
+
+def _cell(tensor: TensorReport, is_common: bool) -> str:
+    return _error(tensor) if is_common else f"{tensor.format} {_error(tensor)}"
+
+
+def _error(tensor: TensorReport) -> str:
+    return "kept" if tensor.error is None else f"{tensor.error:.2%}"
