@@ -1,22 +1,24 @@
 """What quantizing each tensor costs the model's predictions: the damages that a plan of mixed precision adds up.
 
-The mean KL divergence of the predictions from the float model's is quadratic in a small change of weights, and the changes of different
-tensors are nearly independent of one another. So it is measured once for each group of linear layers with a common input (q, k, v; o; gate,
-up; down; the embedding; the output layer), quantized coarsely while all else stays as it is:
+The mean KL divergence of the predictions from the float model's is quadratic in a small change, and what different tensors do is nearly
+independent. So each group of linear layers with a common input (q, k, v; o; gate, up; down; the embedding; the output layer) is quantized
+coarsely while all else stays as it is, and the damage this does is shared out by what happens near by:
 
-    damage of a group     mean KL(float || this group coarse), over a few windows of text
-    of a tensor in it     that, times its part of the squares by which the group's tensors, each alone, change what the block leaves
-    in another format     that, times the error of the layer's outputs in this format over the one in the coarse format
+    damage of tensor i in format f = KL(float || the group coarse) * c_i(f) / sum_j c_j(coarse),    c = mean over tokens of |dx|^2 / |x|^2
+
+where dx is the change of the residual stream x at the next sum, when this tensor alone is in that format. Its norm says nearly all of what
+later blocks, which normalize the stream, make of it; the error of the layer's own outputs does not: attention averages most of an error in
+v away, but not what tokens have in common. For the embedding and the output layer c is the error of their outputs, on some rows.
 
 All probes go through the model side by side, block after block, so that the weights of a block are decoded once; the streams between the
-blocks rest on the disk. Formats are compared on some rows of each tensor.
+blocks rest on the disk.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Protocol
@@ -25,22 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
-from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.blocks import F16, F32, IQ4_NL, IQ4_XS, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
-from edgelm.quant.format_errors import Coarse, coarsest
+from edgelm.quant.format_trial import FormatTrials, Trial
 from edgelm.quant.matrix import LinearInputs
 from edgelm.quant.mixed_precision import Choice, TensorOptions
 from edgelm.quant.model_file import Tensor
 from edgelm.quant.piecewise_divergence import OutputLayer, piecewise_divergence
-from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scratch import Scratch
 from edgelm.quant.stepped_model import State, Step, SteppedModel, Tokens
 from edgelm.quant.tensor_formats import EMBEDDING, OUTPUT
 
 Array = NDArray[np.float32]
-Names = tuple[str, ...]
 Replaced = Mapping[str, Tensor]
-Coarsen = Callable[[Tensor, LinearInputs | None], Coarse | None]
 Say = Callable[[str, int, int], None]
 
 CANDIDATES = (Q4_0, IQ4_NL, IQ4_XS, Q4_K, Q4_1, Q5_0, Q5_K, Q5_1, Q6_K, Q8_0)
@@ -51,38 +49,17 @@ class PredictingModel(SteppedModel, OutputLayer, Protocol):
     """A model in steps, with its output layer; backends/block_steps.py is one."""
 
 
-@dataclass(frozen=True)
-class Probed:
-    """How a tensor was probed.
-
-    Attributes:
-        probe: the tensors that were made coarse together; none where the tensor fits no candidate.
-        share: of the probe's damage that is this tensor's.
-        errors: by the formats that can hold it, in parts of the coarse one's.
-    """
-
-    probe: Names = ()
-    share: float = 0.0
-    errors: Mapping[BlockFormat, float] = field(default_factory=dict)
-
-
 def measure_options(
-    model: PredictingModel,
-    tensors: Mapping[str, Tensor],
-    windows: Tokens,
-    candidates: Sequence[BlockFormat],
-    threads: RowThreads,
-    scratch: Scratch,
-    say: Say,
+    model: PredictingModel, tensors: Mapping[str, Tensor], windows: Tokens, trials: FormatTrials, scratch: Scratch, say: Say
 ) -> tuple[TensorOptions, ...]:
     """Damages, in nats of mean KL divergence, of every linear layer, the embedding and the output layer in every format that can hold it.
 
-    A tensor whose rows are whole blocks of no candidate has one choice: F16, without damage.
+    A tensor that no candidate can hold has one choice: F16, without damage.
 
     Args:
         tensors: the model's, by GGUF name.
-        windows: tokens [n_windows, n], computed all together.
-        candidates: of the formats. The one with the greatest error in a tensor is its coarse one.
+        windows: tokens [n_windows, n], computed all together: memory holds some widest states of theirs.
+        trials: the candidates.
         scratch: holds 4 n_embd bytes for each token and group.
         say: told what is being done, and how much of how much is done.
 
@@ -91,36 +68,58 @@ def measure_options(
         MeasurementError: the predictions are no numbers.
         ModelFileError: the disk is full, or fails.
     """
-    if not candidates or not windows.size:
+    if not trials.formats or not windows.size:
         raise InvalidRequestError("there are no formats to choose from, or no tokens to measure with; give both")
-    sweep = _Sweep(model, tensors, scratch, lambda tensor, inputs: coarsest(tensor, candidates, inputs, threads))
+    sweep = _Sweep(model, tensors, trials, scratch)
     costs = _costs(model, tensors)
     done = [0, *accumulate(costs)]
     sweep.begin(windows)
     for layer in range(model.n_layers):
         say(f"probing block {layer + 1} of {model.n_layers}", done[layer], done[-1])
         sweep.block(layer)
-    damages = sweep.end(lambda piece, n: say("comparing predictions", done[-2] + costs[-1] * piece // n, done[-1]))
-    return tuple(_options(tensors[name], probed, damages) for name, probed in sweep.probed.items())
+    sweep.end()
+    divergences = sweep.divergences(lambda piece, n: say("comparing predictions", done[-2] + costs[-1] * piece // n, done[-1]))
+    return tuple(each for probe, kl in zip(sweep.probes, divergences, strict=True) for each in probe.options(tensors, kl))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Tensors that are made coarse together, by name."""
+
+    trials: Mapping[str, Trial]
+
+    @property
+    def coarse(self) -> Replaced:
+        return {name: trial.coarse for name, trial in self.trials.items() if trial.coarse is not None}
+
+    def options(self, tensors: Mapping[str, Tensor], divergence: float) -> list[TensorOptions]:
+        """The tensors' damages, of the divergence that all of them do together."""
+        total = sum(max(trial.errors.values(), default=0.0) for trial in self.trials.values())
+        scale = divergence / total if total else 0.0
+        found = []
+        for name, trial in self.trials.items():
+            errors = trial.errors or {F16: 0.0}
+            shape = tensors[name].shape
+            found.append(TensorOptions(name, shape, tuple(Choice(f.name, f.nbytes(shape), scale * e) for f, e in errors.items())))
+        return found
 
 
 class _Sweep:
     """All probes on their way through the model.
 
     Attributes:
-        probed: by name, in the order of the forward pass.
+        probes: that were begun, in the order of the forward pass.
     """
 
-    def __init__(self, model: PredictingModel, tensors: Mapping[str, Tensor], scratch: Scratch, coarsen: Coarsen) -> None:
-        self._model, self._tensors, self._scratch, self._coarsen = model, tensors, scratch, coarsen
-        self._probes: dict[Names, Replaced] = {}  # and what stands in for the embedding or the output layer
-        self.probed: dict[str, Probed] = {}
+    def __init__(self, model: PredictingModel, tensors: Mapping[str, Tensor], trials: FormatTrials, scratch: Scratch) -> None:
+        self._model, self._tensors, self._trials, self._scratch = model, tensors, trials, scratch
+        self.probes: list[_Probe] = []
 
     def begin(self, windows: Tokens) -> None:
         """The stream before the first block, and that of a coarse embedding."""
+        probe = _Probe({EMBEDDING: self._trials.on_rows(self._tensors[EMBEDDING], None)})
         self._scratch.put(_FLOAT, self._model.embed(windows, {}))
-        coarse = self._made_coarse((EMBEDDING,), self._tensors, None)
-        self._start(coarse, {EMBEDDING: 1.0}, lambda replaced: self._model.embed(windows, replaced), _replacing(coarse))
+        self._start(probe, self._model.embed(windows, probe.coarse))
 
     def block(self, layer: int) -> None:
         """Take all streams through a block, where the probes of its own linear layers begin."""
@@ -128,67 +127,49 @@ class _Sweep:
         groups = model.linear_groups(layer)
         floats = {name: _float32(self._tensors[name]) for names in groups for name in names}  # decoded once for all probes
         steps = model.steps(layer, floats)
-        for probe in self._probes:
-            scratch.put(probe, _advanced(model.begin(layer, scratch.get(probe), floats), steps))
+        for n in range(len(self.probes)):
+            scratch.put(n, _advanced(model.begin(layer, scratch.get(n), floats), steps))
         states = [model.begin(layer, scratch.get(_FLOAT), floats)]
         for step in steps:
             states.append(step(states[-1]))
         scratch.put(_FLOAT, states[-1].stream)
         for n, names in enumerate(groups):
-            coarse = self._made_coarse(names, floats, _inputs(states[n]))
+            probe = _Probe({name: self._tried(layer, floats, states, n, name) for name in names})
+            self._start(probe, _advanced(states[n], model.steps(layer, {**floats, **probe.coarse})[n:]))
 
-            def left(replaced: Replaced, n: int = n) -> Array:
-                return _advanced(states[n], model.steps(layer, {**floats, **replaced})[n:])
-
-            changes = dict.fromkeys(coarse, 1.0)
-            if len(coarse) > 1:
-                changes = {name: _squares(left({name: each.tensor}) - states[-1].stream) for name, each in coarse.items()}
-            self._start(coarse, changes, left, {})
-
-    def end(self, say: Callable[[int, int], None]) -> Mapping[Names, float]:
-        """The damage of each probe, that of the output layer among them."""
-        model, scratch = self._model, self._scratch
-        last = model.end(scratch.get(_FLOAT))
+    def end(self) -> None:
+        """The probe of an output layer that is not the embedding."""
         if OUTPUT in self._tensors:
-            coarse = self._made_coarse((OUTPUT,), self._tensors, _inputs(last))
-            self._start(coarse, {OUTPUT: 1.0}, lambda _: last.stream, _replacing(coarse))
+            last = self._model.end(self._scratch.get(_FLOAT))
+            self._start(_Probe({OUTPUT: self._trials.on_rows(self._tensors[OUTPUT], _inputs(last))}), last.stream)
 
-        def other(probe: Names) -> tuple[Array, Replaced]:
-            return _flat(model.end(scratch.get(probe)).inputs), self._probes[probe]
+    def divergences(self, say: Callable[[int, int], None]) -> list[float]:
+        """Mean KL divergence of each probe, once all have passed the last block."""
+        reference = self._last_inputs(_FLOAT)
+        others = [partial(self._other, n) for n in range(len(self.probes))]
+        means: list[float] = piecewise_divergence(self._model, reference, others, say).mean(axis=1).tolist()
+        return means
 
-        others = [partial(other, probe) for probe in self._probes]
-        divergence = piecewise_divergence(model, _flat(last.inputs), others, say)
-        return dict(zip(self._probes, divergence.mean(axis=1).tolist(), strict=True))
+    def _tried(self, layer: int, floats: Replaced, states: Sequence[State], n: int, name: str) -> Trial:
+        """A linear layer that takes the inputs of states[n]; states: the float model's, before the block's steps and after the last."""
+        end = next((i for i in range(n, len(states)) if states[i].stream is not states[n].stream), len(states) - 1)
+        stream = states[end].stream
 
-    def _made_coarse(self, names: Names, source: Mapping[str, Tensor], inputs: LinearInputs | None) -> dict[str, Coarse]:
-        """Those of the tensors that some candidate can hold."""
-        self.probed.update((name, Probed()) for name in names)
-        found = {name: self._coarsen(source[name], inputs) for name in names}
-        return {name: coarse for name, coarse in found.items() if coarse is not None}
+        def change(tensor: Tensor) -> float:
+            steps = self._model.steps(layer, {**floats, name: tensor})[n:end]
+            return _relative_squares(_advanced(states[n], steps) - stream, stream)
 
-    def _start(self, coarse: Mapping[str, Coarse], changes: Mapping[str, float], left: Callable[[Replaced], Array], kept: Replaced) -> None:
-        """Begin a probe of these tensors, which leaves a stream.
+        return self._trials.whole(floats[name], _inputs(states[n]), change)
 
-        Args:
-            changes: squares, from which the tensors' shares are known.
-            left: the stream that the model with these tensors leaves.
-            kept: what stands in for tensors at the model's end.
-        """
-        if not coarse:
-            return
-        probe, total = tuple(coarse), sum(changes.values())
-        for name, each in coarse.items():
-            self.probed[name] = Probed(probe, changes[name] / total if total else 0.0, each.errors)
-        self._probes[probe] = kept
-        self._scratch.put(probe, left(_replacing(coarse)))
+    def _start(self, probe: _Probe, stream: Array) -> None:
+        self._scratch.put(len(self.probes), stream)
+        self.probes.append(probe)
 
+    def _other(self, n: int) -> tuple[Array, Replaced]:
+        return self._last_inputs(n), self.probes[n].coarse
 
-def _options(tensor: Tensor, probed: Probed, damages: Mapping[Names, float]) -> TensorOptions:
-    if not probed.probe:
-        return TensorOptions(tensor.name, tensor.shape, (Choice(F16.name, F16.nbytes(tensor.shape), 0.0),))
-    damage = damages[probed.probe] * probed.share
-    choices = tuple(Choice(each.name, each.nbytes(tensor.shape), damage * error) for each, error in probed.errors.items())
-    return TensorOptions(tensor.name, tensor.shape, choices)
+    def _last_inputs(self, key: object) -> Array:
+        return _flat(self._model.end(self._scratch.get(key)).inputs)
 
 
 def _costs(model: PredictingModel, tensors: Mapping[str, Tensor]) -> list[int]:
@@ -209,8 +190,10 @@ def _advanced(state: State, steps: Sequence[Step]) -> Array:
     return state.stream
 
 
-def _replacing(coarse: Mapping[str, Coarse]) -> Replaced:
-    return {name: each.tensor for name, each in coarse.items()}
+def _relative_squares(change: Array, stream: Array) -> float:
+    """Mean over tokens of |dx|^2 / |x|^2."""
+    lengths = np.maximum(np.einsum("...i,...i->...", stream, stream), np.finfo(np.float32).tiny)
+    return float(np.mean(np.einsum("...i,...i->...", change, change) / lengths, dtype=np.float64))
 
 
 def _inputs(state: State) -> LinearInputs:
@@ -219,10 +202,6 @@ def _inputs(state: State) -> LinearInputs:
 
 def _flat(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
-
-
-def _squares(x: Array) -> float:
-    return float(np.vdot(x, x))
 
 
 def _float32(tensor: Tensor) -> Tensor:

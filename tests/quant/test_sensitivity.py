@@ -17,7 +17,7 @@ from edgelm.errors import InvalidRequestError
 from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.blocks import F32, FORMATS, IQ4_NL, Q4_0, Q4_1, Q5_0, Q8_0
 from edgelm.quant.divergence import divergence
-from edgelm.quant.format_errors import coarsest
+from edgelm.quant.format_trial import FormatTrials
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.matrix import LinearInputs
 from edgelm.quant.mixed_precision import Budget, Choice, TensorOptions, choose_formats
@@ -58,7 +58,7 @@ def measure(
     steps = BlockSteps(file, WINDOWS.shape[1])
     with Scratch(folder) as scratch:
         say = (lambda *_: None) if said is None else (lambda *line: said.append(line))
-        return {each.name: each for each in measure_options(steps, file.tensors, WINDOWS, candidates, THREADS, scratch, say)}
+        return {each.name: each for each in measure_options(steps, file.tensors, WINDOWS, FormatTrials(candidates, THREADS), scratch, say)}
 
 
 def damages(options: TensorOptions) -> dict[str, float]:
@@ -91,9 +91,9 @@ def quantized(file: ModelFile, formats: Mapping[str, BlockFormat]) -> dict[str, 
     """Tensors by scale search, as the probes are."""
     inputs, found = inputs_of(file), {}
     for name, block_format in formats.items():
-        coarse = coarsest(file.tensors[name], [block_format], inputs.get(name), THREADS)
+        coarse = FormatTrials((block_format,), THREADS).on_rows(file.tensors[name], inputs.get(name)).coarse
         assert coarse is not None
-        found[name] = coarse.tensor
+        found[name] = coarse
     return found
 
 
@@ -195,7 +195,7 @@ def test_nothing_to_choose_from_or_to_measure_with_is_refused(folder: Path) -> N
         steps = BlockSteps(file, 48)
         for windows, candidates in ((WINDOWS, ()), (WINDOWS[:0], CANDIDATES)):
             with pytest.raises(InvalidRequestError, match="no formats to choose from, or no tokens"):
-                measure_options(steps, file.tensors, windows, candidates, THREADS, scratch, lambda *_: None)
+                measure_options(steps, file.tensors, windows, FormatTrials(candidates, THREADS), scratch, lambda *_: None)
 
 
 def _zeros(tensor: Tensor) -> Tensor:
