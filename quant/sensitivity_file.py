@@ -51,7 +51,10 @@ def read_options(path: Path, fingerprint: Fingerprint) -> tuple[TensorOptions, .
 
 
 def _options(fields: JsonObject, name: str) -> TensorOptions:
-    shape = tuple(int(size) for size in fields.reals("shape"))
+    sizes = fields.reals("shape")
+    if len(sizes) != 2 or not all(size > 0 and size.is_integer() for size in sizes):
+        raise fields.fail("shape", "two whole numbers above zero")
+    shape = tuple(int(size) for size in sizes)
     damages = fields.object("damages")
     choices = []
     for format_name in damages.values:
