@@ -16,13 +16,17 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends import reference
+from edgelm.backends.causal_attention import causal_attention
 from edgelm.backends.config import read_config
-from edgelm.backends.reference import Array, Tables, causal_mask, embedding, gated, linear, rms_norm, softcap
+from edgelm.backends.reference import Array, embedding, gated, linear, rms_norm, rotate, softcap
 from edgelm.backends.rope import rope_tables
 from edgelm.backends.weights import LayerTensors, Linear, read_layer, read_tensors, tensor_rows
+from edgelm.quant.blocks import F32
 from edgelm.quant.model_file import ModelFile, Tensor
+from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.stepped_model import State, Step
+
+_ROWS = 32  # of a window that the gate computes at a time: they stay in the cache
 
 
 class BlockSteps:

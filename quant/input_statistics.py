@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
+from edgelm.quant.row_threads import RowThreads
 
-# Rows of the outer product that are computed at a time: beside the sum itself, memory holds one strip of it.
-_STRIP = 2048
+# Rows of the outer product that are computed at a time: beside the sum itself, memory holds one such strip for each thread.
+_STRIP = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +57,23 @@ Calibration = Mapping[str, InputStatistics]
 class InputAccumulator:
     """Sums up the inputs of one linear layer, block by block.
 
-    Squares are summed in float64, outer products in float32 by BLAS, on and above the diagonal.
+    Squares are summed in float64, outer products in float32 by BLAS, strip by strip, on and above the diagonal.
 
     Args:
         name: of the weight, for messages.
         n_in: width of the inputs.
         outer: keep the full outer product, 4 n_in^2 bytes.
+        threads: that compute outer products; None for BLAS's own.
     """
 
-    def __init__(self, name: str, n_in: int, outer: bool = True) -> None:
+    def __init__(self, name: str, n_in: int, outer: bool = True, threads: RowThreads | None = None) -> None:
         if n_in < 1:
             raise InvalidRequestError(f"{name} cannot have inputs of width {n_in}; give 1 or more")
         self._name = name
         self._n_tokens = 0
         self._squares = np.zeros(n_in, np.float64)
         self._outer = np.zeros((n_in, n_in), np.float32) if outer else None
+        self._threads = threads
         self._finished = False
 
     def add(self, x: NDArray[np.float32]) -> None:
@@ -90,10 +93,7 @@ class InputAccumulator:
         self._n_tokens += len(x)
         self._squares += squares
         if self._outer is not None:
-            for strip, after in _strips(n_in):
-                columns = x[:, strip]
-                self._outer[strip, strip] += columns.T @ columns  # numpy calls BLAS's syrk, at half the work of a general product
-                self._outer[strip, after] += columns.T @ x[:, after]
+            add_products(self._outer, x, x, self._threads, is_symmetric=True)
 
     def finish(self) -> InputStatistics:
         """The sums; nothing can be added afterwards, for a large outer product is handed over, not copied.
@@ -111,6 +111,18 @@ class InputAccumulator:
                 self._outer[after, strip] = self._outer[strip, after].T
             np.fill_diagonal(self._outer, squares)
         return InputStatistics(self._n_tokens, squares, self._outer)
+
+
+def add_products(
+    total: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32], threads: RowThreads | None, is_symmetric: bool = False
+) -> None:
+    """total [n_x, n_y] += x^T y, of x [n, n_x] and y [n, n_y], strip by strip; where symmetric, only on and above the diagonal."""
+
+    def add(strip: slice) -> None:
+        after = slice(strip.start if is_symmetric else 0, None)
+        total[strip, after] += x[:, strip].T @ y[:, after]
+
+    (threads or RowThreads(1)).run(add, len(total), _STRIP)
 
 
 def _strips(n_in: int) -> Iterator[tuple[slice, slice]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.blocks import F32
-from edgelm.quant.input_statistics import InputAccumulator
+from edgelm.quant.input_statistics import InputAccumulator, add_products
 from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, naming, quantize_by_what_is_known
 from edgelm.quant.model_file import Tensor
 from edgelm.quant.row_threads import RowThreads
@@ -40,7 +40,10 @@ class Paths:
         return self.scratch.get((path, "stream", batch))
 
     def state(self, path: str, batch: int) -> State:
-        return State(self.stream(path, batch), self.scratch.get((path, "inputs", batch)))
+        return State(self.stream(path, batch), self.inputs(path, batch))
+
+    def inputs(self, path: str, batch: int) -> Array:
+        return self.scratch.get((path, "inputs", batch))
 
     def put(self, path: str, batch: int, state: State) -> None:
         self.scratch.put((path, "stream", batch), state.stream)
@@ -100,24 +103,24 @@ def _advance(paths: Paths, path: str, batch: int, step: Step) -> None:
 
 
 def _inputs(paths: Paths, name: str, method: Method, threads: RowThreads) -> LinearInputs:
-    """Of the linear layers that come next, over all batches."""
-    n_in = paths.state(_QUANTIZED, 0).inputs.shape[-1]
-    accumulator = InputAccumulator(name, n_in, outer=method.name == "gptq")
+    """Of the linear layers that come next, over all batches. For GPTQ, memory holds three matrices [n_in, n_in] at the most."""
+    n_in = paths.inputs(_QUANTIZED, 0).shape[-1]
+    accumulator = InputAccumulator(name, n_in, method.name == "gptq", threads)
     drift = np.zeros((n_in, n_in), np.float32) if method.name == "gptq" and method.corrects else None
     for batch in range(paths.n_batches):
-        b = paths.state(_QUANTIZED, batch).inputs.reshape(-1, n_in)
+        b = paths.inputs(_QUANTIZED, batch).reshape(-1, n_in)
         accumulator.add(b)
         if drift is not None:
-            a = paths.state(_FLOAT, batch).inputs.reshape(-1, n_in)
-            drift += (a - b).T @ b
+            a = paths.inputs(_FLOAT, batch).reshape(-1, n_in)
+            add_products(drift, np.subtract(a, b, out=a), b, threads)
     statistics = accumulator.finish()
-    n = np.float32(statistics.n_tokens)
-    if statistics.outer is None:
+    n, outer = np.float32(statistics.n_tokens), statistics.outer
+    if outer is None:
         return LinearInputs(statistics.squares / n)
-    if drift is not None:
-        drift /= n
+    for sums in (outer,) if drift is None else (outer, drift):
+        sums /= n
     with naming(name):
-        return LinearInputs.of(statistics.outer / n, method.damping, threads, drift)
+        return LinearInputs.of(outer, method.damping, threads, drift)
 
 
 def _float32(tensor: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ def _run_blocks(quantizer: Quantizer, windows: NDArray[np.int32], folder: Path, 
     from edgelm.backends.block_steps import BlockSteps
     from edgelm.quant.scratch import Scratch
 
-    model = BlockSteps(quantizer.file, windows.shape[1])
+    model = BlockSteps(quantizer.file, windows.shape[1], quantizer.threads)
     with Scratch(folder) as scratch:
         quantizer.block_by_block(model, windows, batch_size(model.config, windows), scratch, known)
 
