@@ -62,13 +62,12 @@ def calibrate(
         ModelFileError: the model is missing or damaged, or the target cannot be written.
         UnsupportedModelError: a sound model that edgelm does not run.
     """
-    from threadpoolctl import threadpool_limits
-
     from edgelm.backends.block_steps import BlockSteps
     from edgelm.backends.cpu.topology import choose_threads
     from edgelm.quant.calibrate import calibrate as calibrate_model
     from edgelm.quant.imatrix import write_imatrix
     from edgelm.quant.open_model import open_model
+    from edgelm.quant.row_threads import RowThreads
     from edgelm.quant.scratch import Scratch
 
     path, out, source = resolve_model(model), Path(target), Path(text)
@@ -77,11 +76,12 @@ def calibrate(
     file = open_model(path)
     try:
         windows = calibration_windows(file.metadata, source, n_tokens, notes)
-        steps = BlockSteps(file, windows.shape[1])
         found: dict[str, InputStatistics] = {}
-        with threadpool_limits(n_threads or choose_threads().n_threads), Scratch(out.resolve().parent) as scratch:
-            tell = say or (lambda *_: None)
-            for names, statistics in calibrate_model(steps, windows, batch_size(steps.config, windows), outer, scratch, tell):
+        tell = say or (lambda *_: None)
+        with RowThreads(n_threads or choose_threads().n_threads) as threads, Scratch(out.resolve().parent) as scratch:
+            steps = BlockSteps(file, windows.shape[1], threads)
+            n_batch = batch_size(steps.config, windows)
+            for names, statistics in calibrate_model(steps, windows, n_batch, outer, threads, scratch, tell):
                 kept = _put_aside(statistics, names, scratch)
                 found.update((name, kept) for name in names if name in file.tensors)
             tell("writing the file", 1, 1)
