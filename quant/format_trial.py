@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,13 +65,15 @@ class FormatTrials:
             errors[block_format] = found
         return Trial(errors, coarse)
 
-    def on_rows(self, tensor: Tensor, inputs: LinearInputs | None) -> Trial:
+    def on_rows(self, tensor: Tensor, rows: NDArray[np.integer[Any]], inputs: LinearInputs | None) -> Trial:
         """As `whole`, but the error is that of the outputs on some rows: mean |(W - Q) x|^2 / mean |W x|^2.
 
         So a large matrix is searched whole in the coarse format only.
+
+        Args:
+            rows: to choose from; where there are many, a part of them is drawn.
         """
-        n_rows, n_in = tensor.shape
-        drawn = np.random.default_rng(_SEED).permutation(n_rows)[: max(1, _SAMPLED_WEIGHTS // n_in)]
+        drawn = np.random.default_rng(_SEED).permutation(rows)[: max(1, _SAMPLED_WEIGHTS // tensor.shape[1])]
         weights = _rows(tensor, np.sort(drawn))
         errors = {block_format: self._quantized(tensor.name, weights, block_format, inputs)[1] for block_format in self._fitting(tensor)}
         return Trial(errors, self._searched(tensor, max(errors, key=errors.__getitem__), inputs) if errors else None)
@@ -97,7 +100,7 @@ class FormatTrials:
         return matrix.data, matrix.error
 
 
-def _rows(tensor: Tensor, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+def _rows(tensor: Tensor, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
     """Some rows of a matrix, [n, n_in]."""
     n_rows, n_in = tensor.shape
     data = tensor.data.reshape(n_rows, tensor.format.nbytes((n_in,)))[rows]

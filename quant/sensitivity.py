@@ -8,7 +8,8 @@ coarsely while all else stays as it is, and the damage this does is shared out b
 
 where dx is the change of the residual stream x at the next sum, when this tensor alone is in that format. Its norm says nearly all of what
 later blocks, which normalize the stream, make of it; the error of the layer's own outputs does not: attention averages most of an error in
-v away, but not what tokens have in common. For the embedding and the output layer c is the error of their outputs, on some rows.
+v away, but not what tokens have in common. For the embedding c is the error of the rows that occur in the text, and for the output layer
+that of its outputs on some rows.
 
 All probes go through the model side by side, block after block, so that the weights of a block are decoded once; the streams between the
 blocks rest on the disk.
@@ -117,7 +118,7 @@ class _Sweep:
 
     def begin(self, windows: Tokens) -> None:
         """The stream before the first block, and that of a coarse embedding."""
-        probe = _Probe({EMBEDDING: self._trials.on_rows(self._tensors[EMBEDDING], None)})
+        probe = _Probe({EMBEDDING: self._trials.on_rows(self._tensors[EMBEDDING], np.unique(windows), None)})
         self._scratch.put(_FLOAT, self._model.embed(windows, {}))
         self._start(probe, self._model.embed(windows, probe.coarse))
 
@@ -141,7 +142,8 @@ class _Sweep:
         """The probe of an output layer that is not the embedding."""
         if OUTPUT in self._tensors:
             last = self._model.end(self._scratch.get(_FLOAT))
-            self._start(_Probe({OUTPUT: self._trials.on_rows(self._tensors[OUTPUT], _inputs(last))}), last.stream)
+            rows = np.arange(self._model.n_vocab)
+            self._start(_Probe({OUTPUT: self._trials.on_rows(self._tensors[OUTPUT], rows, _inputs(last))}), last.stream)
 
     def divergences(self, say: Callable[[int, int], None]) -> list[float]:
         """Mean KL divergence of each probe, once all have passed the last block."""
