@@ -20,6 +20,7 @@ from edgelm.quant.channel_folds import HeadSizes, folds_of
 from edgelm.quant.channel_scaling import scale_channels, scaled_statistics
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.input_statistics import InputAccumulator, InputStatistics
+from edgelm.quant.matrix import Method
 from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.row_threads import RowThreads
 
@@ -120,7 +121,7 @@ def test_chosen_scaling_keeps_the_function(tmp_path: Path, variant: str, outer: 
         changed: dict[str, Tensor] = {}
         alphas = []
         for layer in range(3):
-            tensors, chosen = scale_channels(file.tensors, layer, head_sizes(file), statistics, formats, threads)
+            tensors, chosen = scale_channels(file.tensors, layer, head_sizes(file), statistics, formats, Method(), threads)
             alphas += [each.alpha for each in chosen]
             changed |= tensors
         assert max(alphas) > 0
@@ -143,7 +144,7 @@ SIZES = HeadSizes(2, 1, 16)
 
 def choose(tensors: Mapping[str, Tensor], statistics: Mapping[str, InputStatistics], threads: RowThreads, **formats: BlockFormat) -> Any:
     names = {f"blk.0.{name}.weight": block_format for name, block_format in (formats or {"ffn_up": Q4_0}).items()}
-    return scale_channels(tensors, 0, SIZES, statistics, names, threads)
+    return scale_channels(tensors, 0, SIZES, statistics, names, Method(), threads)
 
 
 def salient(n_rows: int = 300, n_in: int = 64) -> tuple[Array, Array]:
@@ -155,7 +156,7 @@ def salient(n_rows: int = 300, n_in: int = 64) -> tuple[Array, Array]:
 
 
 def test_large_inputs_gain_by_scaling_as_much_as_predicted(threads: RowThreads) -> None:
-    weights, squares = salient(256)  # not more rows than are looked at, so that the prediction is exact
+    weights, squares = salient(128)  # not more rows than are looked at, so that the prediction is exact
     tensors, statistics = one_fold(64, weights, squares)
     changed, chosen = choose(tensors, statistics, threads)
     scaling = chosen[2]
@@ -184,7 +185,7 @@ def test_heads_that_share_values_share_factors(tmp_path: Path, threads: RowThrea
         squares = np.ones(64, np.float32)
         squares[[0, 5, 16]] = 900  # heads 0 and 1 share values; 0 and 16 are one channel of theirs
         statistics = {"blk.0.attn_output.weight": InputStatistics(10, squares)}
-        scaling = scale_channels(file.tensors, 0, head_sizes(file), statistics, linear_formats(file, Q4_0), threads)[1][1]
+        scaling = scale_channels(file.tensors, 0, head_sizes(file), statistics, linear_formats(file, Q4_0), Method(), threads)[1][1]
     assert scaling.factors.shape == (32,)
     assert scaling.factors[0] > scaling.factors[5] > scaling.factors[1] == scaling.factors[31]
 
@@ -260,7 +261,7 @@ def test_head_sizes_that_make_no_sense_are_refused(sizes: tuple[int, int, int]) 
 def test_scaled_statistics_are_those_of_the_changed_model(tmp_path: Path, threads: RowThreads, outer: bool) -> None:
     with GGUFFile(write_tiny(tmp_path / "m.gguf", "phi3")) as file:
         statistics = collect(file, outer)
-        changed, chosen = scale_channels(file.tensors, 0, head_sizes(file), statistics, linear_formats(file, Q4_0), threads)
+        changed, chosen = scale_channels(file.tensors, 0, head_sizes(file), statistics, linear_formats(file, Q4_0), Method(), threads)
         measured = collect(with_tensors(file, changed), outer)
     for scaling in chosen:
         name = scaling.fold.consumers[0]
