@@ -14,6 +14,7 @@ SHOWS = {
     "export_to_onnx.py": ["Q4_1 (210): 4-bit codes", "exact", "The capital of France is Paris."],
     "likely_next_words.py": ["%  The capital of France is Paris"],
     "measure_engines.py": ["cpu: ", "llamacpp: ", "ratio ", "energy "],
+    "quantize_a_model.py": ["token_embd.weight: Q8_0 to Q4_0", "84 MB, ", "The capital of France is Paris."],
     "stream_chat.py": ["light", "tokens/s]"],
     "which_is_likelier.py": ["cup of gravel."],
 }
