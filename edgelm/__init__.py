@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgelm.runtime.calibrate import CalibrateReport, calibrate
     from edgelm.runtime.export import export
     from edgelm.runtime.llm import LLM
-    from edgelm.runtime.quantize import QuantizeReport, quantize
+    from edgelm.runtime.quantize import quantize
+    from edgelm.runtime.quantize_report import QuantizeReport
     from edgelm.runtime.results import Completion, Delta, Timings, TokenLogprob
     from edgelm.runtime.sampling import SamplingParams
     from edgelm.runtime.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ _HOME = {
     "CalibrateReport": "edgelm.runtime.calibrate",
     "calibrate": "edgelm.runtime.calibrate",
     "export": "edgelm.runtime.export",
-    "QuantizeReport": "edgelm.runtime.quantize",
+    "QuantizeReport": "edgelm.runtime.quantize_report",
     "quantize": "edgelm.runtime.quantize",
 }
 

@@ -81,12 +81,7 @@ def write_gguf(path: Path, metadata: bytes, n_entries: int, tensors: Sequence[Te
     Raises:
         ModelFileError: the file cannot be written, or a tensor's chunks are not as many bytes as its shape and format take.
     """
-    table, offset = b"", 0
-    for tensor in tensors:
-        table += _string(tensor.name) + struct.pack("<I", len(tensor.shape)) + struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1])
-        table += struct.pack("<IQ", tensor.format.type_id, offset)
-        offset += _aligned(tensor.format.nbytes(tensor.shape), alignment)
-    head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), n_entries) + metadata + table
+    head = _head(metadata, n_entries, tensors, alignment)
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".partial", delete=False) as file:
             partial = Path(file.name)
@@ -102,6 +97,21 @@ def write_gguf(path: Path, metadata: bytes, n_entries: int, tensors: Sequence[Te
                 raise
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written ({error.strerror or error}); free space there, or choose another place") from error
+
+
+def file_bytes(metadata: bytes, n_entries: int, tensors: Sequence[TensorSource], alignment: int = 32) -> int:
+    """How large the file of write_gguf is."""
+    head = _head(metadata, n_entries, tensors, alignment)
+    return _aligned(len(head), alignment) + sum(_aligned(tensor.format.nbytes(tensor.shape), alignment) for tensor in tensors)
+
+
+def _head(metadata: bytes, n_entries: int, tensors: Sequence[TensorSource], alignment: int) -> bytes:
+    table, offset = b"", 0
+    for tensor in tensors:
+        table += _string(tensor.name) + struct.pack("<I", len(tensor.shape)) + struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1])
+        table += struct.pack("<IQ", tensor.format.type_id, offset)
+        offset += _aligned(tensor.format.nbytes(tensor.shape), alignment)
+    return b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), n_entries) + metadata + table
 
 
 def _write_tensor(file: IO[bytes], tensor: TensorSource, alignment: int) -> None:

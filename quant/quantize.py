@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InsufficientMemoryError
+from edgelm.quant.blocks import F32
 from edgelm.quant.gguf_metadata import FILE_TYPES, encode_metadata
-from edgelm.quant.gguf_writer import TensorSource, write_gguf
+from edgelm.quant.gguf_writer import TensorSource, file_bytes, write_gguf
 from edgelm.quant.goals import Goal, row_chunks
 from edgelm.quant.input_statistics import Calibration
 from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, naming, quantize_by_what_is_known
@@ -174,14 +176,28 @@ def write_quantized(
         ModelFileError: the file cannot be written.
         EdgeLMError: metadata that GGUF does not hold; see gguf_metadata.encode_metadata.
     """
+    metadata, n_entries = _metadata(file, goals, facts)
+    for partial in target.parent.glob(f"{escape(target.name)}.*.partial"):  # of a process that was killed here; the folder's lock is ours
+        partial.unlink(missing_ok=True)
+    write_gguf(target, metadata, n_entries, [_source(file, name, goal, work) for name, goal in goals.items()])
+
+
+def bytes_beside_matrices(file: ModelFile, goals: Mapping[str, Goal], facts: Mapping[str, str | int | float]) -> int:
+    """What write_quantized's file takes beside its matrices, whatever their formats become: metadata, table of tensors, vectors."""
+    metadata, n_entries = _metadata(file, goals, facts)
+    shapes = {name: goal.shape if len(goal.shape) == 1 else (0, goal.shape[-1]) for name, goal in goals.items()}
+    return file_bytes(metadata, n_entries, [TensorSource(name, shape, F32, tuple) for name, shape in shapes.items()])
+
+
+def _metadata(file: ModelFile, goals: Mapping[str, Goal], facts: Mapping[str, str | int | float]) -> tuple[bytes, int]:
+    """Encoded entries: the source's, and how the file was made."""
     weights: dict[str, int] = {}
     for goal in goals.values():
         weights[goal.format.name] = weights.get(goal.format.name, 0) + goal.n_weights
     file_type = max(weights, key=lambda name: weights[name])
     outdated = ("edgelm.quantize.", "quantize.imatrix.") if any(goal.is_quantized for goal in goals.values()) else ()
     there = {key: value for key, value in file.metadata.items() if not key.startswith(outdated)}
-    metadata, n_entries = encode_metadata({**there, **facts}, file_type if file_type in FILE_TYPES else None)
-    write_gguf(target, metadata, n_entries, [_source(file, name, goal, work) for name, goal in goals.items()])
+    return encode_metadata({**there, **facts}, file_type if file_type in FILE_TYPES else None)
 
 
 def _source(file: ModelFile, name: str, goal: Goal, work: WorkFolder) -> TensorSource:

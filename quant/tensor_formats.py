@@ -87,6 +87,13 @@ class FormatRules:
                 kinds = ", ".join(dict.fromkeys(_BLOCK.sub("blk.*.", name) for name in present))
                 raise InvalidRequestError(f"no tensor fits the pattern {pattern!r} for {block_format.name}; the model has {kinds}")
 
+    def named(self, name: str) -> BlockFormat | None:
+        """The format that was asked for by the tensor's name, not by the default; None where none was."""
+        for pattern, block_format in reversed(self.overrides):
+            if fnmatchcase(name, pattern):
+                return block_format
+        return {EMBEDDING: self.embedding, OUTPUT: self.output}.get(name)
+
     def _wanted(self, name: str) -> tuple[BlockFormat, str]:
         for pattern, block_format in reversed(self.overrides):
             if fnmatchcase(name, pattern):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,76 +12,32 @@ from edgelm.errors import InvalidRequestError
 from edgelm.runtime.calibration_windows import CALIBRATION_TOKENS, batch_size, calibration_windows
 from edgelm.runtime.catalogue import resolve_model
 from edgelm.runtime.new_file import check_new_file
+from edgelm.runtime.quantize_report import QuantizeReport, peak_bytes, tensor_reports, together
 from edgelm.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgelm.quant.goals import Goal
     from edgelm.quant.input_statistics import Calibration
     from edgelm.quant.matrix import Method
+    from edgelm.quant.mixed_precision import Budget
     from edgelm.quant.quantize import Quantizer, Say
     from edgelm.quant.tensor_formats import FormatRules
-    from edgelm.quant.work_folder import WorkFolder
 
 DEFAULT_FORMAT = "q4_0"
 KEEP = "keep"
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """What became of one matrix.
-
-    Attributes:
-        source, format: block formats before and after.
-        bits: per weight, after.
-        error: of the layer's outputs on the calibration text, mean |(W - Q) x|^2 / mean |W x|^2; without a text |W - Q|^2 / |W|^2;
-            None where it was kept.
-        reason: why it has this format.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    source: str
-    format: str
-    bits: float
-    error: float | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class QuantizeReport:
-    """What a quantization did.
-
-    Attributes:
-        target: the file.
-        n_bytes: of the file.
-        bits_per_weight: of its matrices, on average.
-        tensors: its matrices.
-        method: how they were quantized.
-        n_tokens: of the calibration text that were used.
-        seconds: that this run took; less than the work, where it went on from an interruption.
-        peak_bytes: greatest resident memory of the process so far.
-        notes: what should be said aloud.
-    """
-
-    target: Path
-    n_bytes: int
-    bits_per_weight: float
-    tensors: tuple[TensorReport, ...]
-    method: str
-    n_tokens: int
-    seconds: float
-    peak_bytes: int
-    notes: tuple[str, ...]
 
 
 def quantize(
     source: str | Path,
     target: str | Path,
     *,
-    format: str = DEFAULT_FORMAT,
+    format: str | None = None,
+    bits_per_weight: float | None = None,
+    size: int | None = None,
+    max_kl: float | None = None,
+    plan: str | Path | None = None,
     method: str | None = None,
     calibration: str | Path | None = None,
     calibration_tokens: int = CALIBRATION_TOKENS,
@@ -102,7 +57,11 @@ def quantize(
     Args:
         source: path of a model file or Hugging Face folder, a catalogue name, or "hf:owner/repo/file"; named models must have been pulled.
         target: the new file; it appears when it is whole.
-        format: block format of the matrices ("q4_0", "q4_1", "iq4_nl", "q4_k", ...), or "keep" for the source's own.
+        format: block format of the matrices ("q4_0", "q4_1", "iq4_nl", "q4_k", ...), or "keep" for the source's own; None for q4_0, or for
+            a plan of mixed precision where one of the next four is given.
+        bits_per_weight, size, max_kl: make a plan: of so many bits per weight on average, of a file of so many bytes, or of so much
+            predicted KL divergence from the float model at the most. It needs a calibration text, and is written to TARGET.plan.json.
+        plan: follow a plan of an earlier run.
         method: "gptq" (the default with a calibration text, or with outer products), "search" (the default without) or "round".
         calibration: a text file (UTF-8) of what the model will read and write.
         calibration_tokens: how many tokens of it are used, from all over the text.
@@ -133,13 +92,17 @@ def quantize(
     from edgelm.quant.imatrix import read_imatrix
     from edgelm.quant.matrix import Method
     from edgelm.quant.open_model import open_model
-    from edgelm.quant.quantize import Quantizer, write_quantized
+    from edgelm.quant.plan_file import read_plan, write_plan
+    from edgelm.quant.quantize import Quantizer, bytes_beside_matrices, write_quantized
     from edgelm.quant.row_threads import RowThreads
     from edgelm.quant.work_folder import open_or_create
+    from edgelm.runtime.plan_formats import Planner, choose_budget
 
     _check_numbers(calibration_tokens=calibration_tokens, max_memory=max_memory, n_threads=n_threads)
     texts = {name: Path(text) for name, text in (("calibration", calibration), ("imatrix", imatrix)) if text is not None}
-    rules = _rules(format, embedding_format, output_format, tensor_formats, any_method=method is not None or bool(texts))
+    budget = choose_budget(bits_per_weight, size, max_kl)
+    _check_plan(format, budget, plan, texts)
+    rules = _rules(format or DEFAULT_FORMAT, embedding_format, output_format, tensor_formats, any_method=method is not None or bool(texts))
     path, out = resolve_model(source), Path(target)
     if out.suffix.lower() != ".gguf":
         raise InvalidRequestError(f"{out} is to become a GGUF file; give it a name that ends in .gguf")
@@ -153,14 +116,27 @@ def quantize(
         read_tensors(file, read_config(file.metadata), with_layers=False)
         gguf_metadata(file.metadata)
         widened: Mapping[str, str] = getattr(file, "notes", {})
-        goals = set_goals(file, rules, {}, allow_requantize, widened)
-        check_unchanged(file, goals)
-        notes = [*_stand_ins(goals), *_together((why, name) for name, why in widened.items() if goals[name].is_kept)]
-        if "imatrix" in texts:
-            notes += _together(("the importance matrix has nothing on it", name) for name in check_calibration(goals, known))
+        notes: list[str] = []
         windows = None
         if "calibration" in texts:
             windows = calibration_windows(file.metadata, texts["calibration"], calibration_tokens, notes)
+        followed = None
+        with RowThreads(threads) as row_threads:
+            if plan is not None:
+                followed = read_plan(Path(plan), {name: tensor.shape for name, tensor in file.tensors.items()})
+            elif budget is not None and rules is not None and windows is not None:
+                probe = make_fingerprint(path, {"tokens": int(windows.size)}, texts)
+                planner = Planner(file, windows, _beside(out, "damages"), probe, row_threads, say or _say_nothing)
+                kept = set_goals(file, None, {}, allow_requantize, widened)
+                fixed = bytes_beside_matrices(file, kept, _facts(how, windows, probe["texts"]))
+                followed = planner.plan(budget, rules, fixed)
+                write_plan(_beside(out, "plan"), followed)
+        goals = set_goals(file, rules, followed.formats if followed else {}, allow_requantize, widened)
+        check_unchanged(file, goals)
+        notes += together((goal.resolved.reason, name) for name, goal in goals.items() if goal.resolved.is_stand_in)
+        notes += together((why, name) for name, why in widened.items() if goals[name].is_kept)
+        if "imatrix" in texts:
+            notes += together(("the importance matrix has nothing on it", name) for name in check_calibration(goals, known))
         settings = {
             "formats": {name: goal.format.name for name, goal in goals.items()},
             "method": vars(how),
@@ -175,8 +151,8 @@ def quantize(
                 _run_blocks(quantizer, windows, out.resolve().parent, known)
             quantizer.say("writing the file", 1, 1)
             write_quantized(out, file, goals, work, _facts(how if rules else None, windows, fingerprint["texts"]))
-            tensors, finished = _reports(goals, work), work.finished
-            notes += _together((str(each.facts["note"]), name) for name, each in finished.items() if "note" in each.facts)
+            tensors, finished = tensor_reports(goals, work), work.finished
+            notes += together((str(each.facts["note"]), name) for name, each in finished.items() if "note" in each.facts)
             work.remove()
     finally:
         file.close()
@@ -189,9 +165,15 @@ def quantize(
         method=how.name if rules else KEEP,
         n_tokens=0 if windows is None else int(windows.size),
         seconds=time.perf_counter() - started,
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
         notes=tuple(notes),
+        plan=followed,
     )
+
+
+def _beside(target: Path, what: str) -> Path:
+    """Where a plan, or the damages behind it, is kept."""
+    return target.with_name(f"{target.name}.{what}.json")
 
 
 def _say_nothing(what: str, n_done: int, n_all: int) -> None:
@@ -214,6 +196,13 @@ def _check_numbers(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise InvalidRequestError(f"{name} is {number}; give 1 or more")
+
+
+def _check_plan(format: str | None, budget: Budget | None, plan: str | Path | None, texts: Mapping[str, Path]) -> None:
+    if sum(wish is not None for wish in (format, budget, plan)) > 1:
+        raise InvalidRequestError("give a format, a budget (bits per weight, size or greatest divergence) or a plan: one of them")
+    if budget is not None and "calibration" not in texts:
+        raise InvalidRequestError(f"a plan for {budget} needs a calibration text, on which damages are measured; give --calibration")
 
 
 def _rules(
@@ -250,21 +239,6 @@ def _method_name(method: str | None, texts: Mapping[str, Path], has_outer: bool)
     return method or ("gptq" if "calibration" in texts or has_outer else "search")
 
 
-# -- report ------------------------------------------------------------------------------------------------------------------------------
-
-
-def _stand_ins(goals: Mapping[str, Goal]) -> list[str]:
-    return _together((goal.resolved.reason, name) for name, goal in goals.items() if goal.resolved.is_stand_in)
-
-
-def _together(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """One line for each reason, however many tensors it is true of."""
-    names: dict[str, list[str]] = {}
-    for reason, name in notes:
-        names.setdefault(reason, []).append(name)
-    return [f"{some[0]}{f' and {len(some) - 1} more' if len(some) > 1 else ''}: {reason}" for reason, some in names.items()]
-
-
 def _facts(method: Method | None, windows: NDArray[np.int32] | None, hashes: Mapping[str, str]) -> dict[str, str | int | float]:
     facts: dict[str, str | int | float] = {
         "edgelm.quantize.version": __version__,
@@ -275,30 +249,3 @@ def _facts(method: Method | None, windows: NDArray[np.int32] | None, hashes: Map
     if windows is not None:
         facts["edgelm.quantize.calibration.tokens"] = int(windows.size)
     return facts | {f"edgelm.quantize.{name}.sha256": sha256 for name, sha256 in hashes.items()}
-
-
-def _reports(goals: Mapping[str, Goal], work: WorkFolder) -> tuple[TensorReport, ...]:
-    from edgelm.quant.tensor_formats import bits_per_weight
-
-    finished = work.finished
-    return tuple(
-        TensorReport(
-            name,
-            goal.shape,
-            source=goal.source.name,
-            format=goal.format.name,
-            bits=bits_per_weight(goal.format),
-            error=float(finished[name].facts["error"]) if goal.is_quantized else None,
-            reason=goal.resolved.reason,
-        )
-        for name, goal in goals.items()
-        if len(goal.shape) > 1
-    )
-
-
-def _peak_bytes() -> int:
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -17,13 +17,30 @@ from edgelm.runtime.commands import options
 from edgelm.runtime.quantize import DEFAULT_FORMAT
 
 if TYPE_CHECKING:
-    from edgelm.runtime.quantize import QuantizeReport, TensorReport
+    from edgelm.runtime.quantize_report import QuantizeReport, TensorReport
 
 _FORMATS = "Formats"
 _TEXT = "Calibration"
 _RUN = "Running"
 
-Format = Annotated[str, typer.Option(help="q4_0, q4_1, iq4_nl, q4_k, iq4_xs, q5_0, q5_1, q5_k, q6_k, q8_0; keep: the source's own.")]
+_PLAN = "Mixed precision"
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help="q4_0, q4_1, iq4_nl, q4_k, iq4_xs, q5_0, q5_1, q5_k, q6_k, q8_0; keep: the source's own.", show_default=DEFAULT_FORMAT
+    ),
+]
+BitsPerWeight = Annotated[
+    float | None, typer.Option(metavar="BITS", help="Plan a format for each matrix: so many bits on average.", rich_help_panel=_PLAN)
+]
+Size = Annotated[str | None, typer.Option(metavar="SIZE", help="The same, for a file of at most so much, as 90MB.", rich_help_panel=_PLAN)]
+MaxKl = Annotated[
+    float | None, typer.Option("--max-kl", metavar="NATS", help="The same, for so much predicted KL divergence.", rich_help_panel=_PLAN)
+]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="Follow the plan of an earlier run, OUT.plan.json.", rich_help_panel=_PLAN)
+]
 EmbeddingFormat = Annotated[
     str | None, typer.Option(metavar="FORMAT", help="Of token_embd.weight.", show_default="q8_0", rich_help_panel=_FORMATS)
 ]
@@ -62,7 +79,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 def quantize(
     model: options.Model,
     out: Annotated[Path, typer.Argument(help="The new GGUF file.")],
-    format: Format = DEFAULT_FORMAT,
+    format: Format = None,
     calibration: Calibration = None,
     calibration_tokens: CalibrationTokens = CALIBRATION_TOKENS,
     method: Method = None,
@@ -71,6 +88,10 @@ def quantize(
     output_format: OutputFormat = None,
     tensor: TensorFormat = None,
     allow_requantize: AllowRequantize = False,
+    bits_per_weight: BitsPerWeight = None,
+    size: Size = None,
+    max_kl: MaxKl = None,
+    plan: PlanFile = None,
     threads: options.Threads = None,
     max_memory: MaxMemory = None,
     restart: Restart = False,
@@ -95,6 +116,10 @@ def quantize(
             output_format=output_format,
             tensor_formats=tensor or (),
             allow_requantize=allow_requantize,
+            bits_per_weight=bits_per_weight,
+            size=None if size is None else parse_size(size),
+            max_kl=max_kl,
+            plan=plan,
             max_memory=None if max_memory is None else parse_size(max_memory),
             n_threads=threads,
             restart=restart,
@@ -117,8 +142,12 @@ def _told_how_to_go_on(out: Path) -> Iterator[None]:
 
 
 def _print(report: QuantizeReport, has_imatrix: bool) -> None:
+    from edgelm.quant.plan_table import summary
     from edgelm.runtime.commands.tables import print_facts, print_table
 
+    if report.plan is not None:
+        print_table(*summary(report.plan))
+        print()
     print_table(*_table(report.tensors))
     print()
     formats = Counter((tensor.format, tensor.bits) for tensor in report.tensors)
