@@ -67,16 +67,25 @@ class Fold:
     def n_channels(self) -> int:
         return int(self.source.max(initial=-1)) + 1
 
-    def apply(self, tensors: Mapping[str, Tensor], factors: Array) -> dict[str, Tensor]:
-        """The changed tensors, in F32: consumers' columns times factors [n_channels], producers' rows divided by them."""
-        spread = factors[self.source]
-        changed = {name: _float32(name, tensors[name].dequantize() * spread) for name in self.consumers}
+    @property
+    def changes(self) -> frozenset[str]:
+        """Names of the tensors that change."""
+        return frozenset((*self.consumers, *(rows.name for rows in self.producers)))
+
+    def change(self, tensor: Tensor, factors: Array) -> Tensor:
+        """A consumer with its columns times factors [n_channels], or a producer with its rows divided by them, in F32."""
+        values = tensor.dequantize()
+        if tensor.name in self.consumers:
+            return _float32(tensor.name, values * factors[self.source])
         for rows in self.producers:
-            values = tensors[rows.name].dequantize()
-            part = values[rows.start : rows.start + len(factors)]
-            part /= factors.reshape(-1, *[1] * (part.ndim - 1))
-            changed[rows.name] = _float32(rows.name, values)
-        return changed
+            if rows.name == tensor.name:
+                part = values[rows.start : rows.start + len(factors)]
+                part /= factors.reshape(-1, *[1] * (part.ndim - 1))
+        return _float32(tensor.name, values)
+
+    def apply(self, tensors: Mapping[str, Tensor], factors: Array) -> dict[str, Tensor]:
+        """The tensors that change."""
+        return {name: self.change(tensors[name], factors) for name in self.changes}
 
 
 def folds_of(tensors: Mapping[str, Tensor], layer: int, heads: HeadSizes) -> tuple[Fold, ...]:

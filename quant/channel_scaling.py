@@ -11,7 +11,7 @@ is what the error weighs by, and what an importance matrix holds. The result is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +63,7 @@ def scale_channels(
 
     Args:
         tensors: by GGUF name, the block's among them; see folds_of.
-        statistics: of the inputs in the float model; weights with the same input need only one entry.
+        statistics: of the inputs in the float model; weights with the same input need only one statistics.
         formats: what the linear layers become. Layers that are missing here, or become floats, have no say.
         method: how they will be quantized; its sweeps are left out. Where outer products are not known, search stands in for GPTQ.
 
@@ -78,11 +78,32 @@ def scale_channels(
     changed: dict[str, Tensor] = {}
     chosen = []
     for fold in folds_of(tensors, layer, heads):
-        scaling = _choose(fold, tensors, statistics, formats, method, threads)
+        known = next((statistics[name] for name in fold.consumers if name in statistics), None)
+        scaling = choose_scaling(fold, tensors, known, formats, method, threads)
         chosen.append(scaling)
         if scaling.alpha:
             changed |= fold.apply({**tensors, **changed}, scaling.factors)
     return changed, tuple(chosen)
+
+
+def scale_model(
+    tensors: Mapping[str, Tensor],
+    heads: HeadSizes,
+    groups: Iterable[tuple[tuple[str, ...], InputStatistics]],
+    formats: Mapping[str, BlockFormat],
+    method: Method,
+    threads: RowThreads,
+) -> Iterator[ChannelScaling]:
+    """Choose for all folds of a model, as scale_channels does, while its calibration goes on.
+
+    Args:
+        groups: names of weights with one input, and its statistics, as quant/calibrate.py yields them; other names are passed over.
+    """
+    for names, statistics in groups:
+        prefix, number = names[0].split(".")[:2]
+        for fold in folds_of(tensors, int(number), heads) if prefix == "blk" else ():
+            if fold.consumers and fold.consumers[0] in names:
+                yield choose_scaling(fold, tensors, statistics, formats, method, threads)
 
 
 def scaled_statistics(statistics: InputStatistics, scaling: ChannelScaling) -> InputStatistics:
@@ -93,26 +114,26 @@ def scaled_statistics(statistics: InputStatistics, scaling: ChannelScaling) -> I
     return InputStatistics(statistics.n_tokens, squares, outer)
 
 
-def _choose(
+def choose_scaling(
     fold: Fold,
     tensors: Mapping[str, Tensor],
-    statistics: Calibration,
+    statistics: InputStatistics | None,
     formats: Mapping[str, BlockFormat],
     method: Method,
     threads: RowThreads,
 ) -> ChannelScaling:
+    """Choose for one fold by the statistics of its consumers' inputs; the rest is as of scale_channels."""
     quantized = [name for name in fold.consumers if name in formats and formats[name].n_elements > 1]
-    entry = next((statistics[name] for name in fold.consumers if name in statistics), None)
-    obstacle = fold.obstacle or _obstacle(quantized, entry)
-    if obstacle or entry is None:
+    obstacle = fold.obstacle or _obstacle(quantized, statistics)
+    if obstacle or statistics is None:
         return ChannelScaling(fold, 0.0, 0.0, np.ones(fold.n_channels, np.float32), obstacle)
-    if entry.squares.shape != fold.source.shape:
+    if statistics.squares.shape != fold.source.shape:
         raise InvalidRequestError(
-            f"{fold.consumers[0]} has {len(fold.source)} inputs, but the calibration has {entry.n_in}; it belongs to another model"
+            f"{fold.consumers[0]} has {len(fold.source)} inputs, but the calibration has {statistics.n_in}; it belongs to another model"
         )
     samples = {name: _sample(tensors[name]) for name in quantized}
-    inputs, method = _known(entry, method, threads)
-    magnitude = _magnitude(entry, fold)
+    inputs, method = _known(statistics, method, threads)
+    magnitude = _magnitude(statistics, fold)
 
     def error(alpha: float) -> float:
         spread = _factors(magnitude, alpha)[fold.source]
@@ -129,14 +150,14 @@ def _choose(
     return ChannelScaling(fold, ALPHAS[best], gain, _factors(magnitude, ALPHAS[best]))
 
 
-def _known(entry: InputStatistics, method: Method, threads: RowThreads) -> tuple[LinearInputs, Method]:
+def _known(statistics: InputStatistics, method: Method, threads: RowThreads) -> tuple[LinearInputs, Method]:
     """The inputs, and the method as far as they allow it."""
-    n = np.float32(entry.n_tokens)
-    if entry.outer is None:
-        return LinearInputs(entry.squares / n), replace(method, name="search" if method.name == "gptq" else method.name)
+    n = np.float32(statistics.n_tokens)
+    if statistics.outer is None:
+        return LinearInputs(statistics.squares / n), replace(method, name="search" if method.name == "gptq" else method.name)
     if method.name == "gptq":
-        return LinearInputs.of(entry.outer / n, method.damping, threads), replace(method, n_sweeps=0)
-    return LinearInputs(entry.squares / n, entry.outer / n), method
+        return LinearInputs.of(statistics.outer / n, method.damping, threads), replace(method, n_sweeps=0)
+    return LinearInputs(statistics.squares / n, statistics.outer / n), method
 
 
 def _scaled(inputs: LinearInputs, spread: Array) -> LinearInputs:
@@ -150,12 +171,12 @@ def _scaled(inputs: LinearInputs, spread: Array) -> LinearInputs:
     )
 
 
-def _obstacle(quantized: list[str], entry: InputStatistics | None) -> str:
+def _obstacle(quantized: list[str], statistics: InputStatistics | None) -> str:
     if not quantized:
         return "none of the layers it feeds is quantized"
-    if entry is None:
+    if statistics is None:
         return f"the calibration knows nothing of the inputs of {quantized[0]}"
-    return "" if entry.squares.any() else f"the inputs of {quantized[0]} were all zero in the calibration"
+    return "" if statistics.squares.any() else f"the inputs of {quantized[0]} were all zero in the calibration"
 
 
 def _sample(tensor: Tensor) -> Array:
@@ -166,9 +187,9 @@ def _sample(tensor: Tensor) -> Array:
     return tensor.format.dequantize(data.reshape(-1)).reshape(-1, n_in)
 
 
-def _magnitude(entry: InputStatistics, fold: Fold) -> NDArray[np.float64]:
+def _magnitude(statistics: InputStatistics, fold: Fold) -> NDArray[np.float64]:
     """Root mean square of each of the fold's channels, [n_channels], over all inputs that it is the source of; at least a floor."""
-    squares = np.bincount(fold.source, entry.squares) / np.bincount(fold.source)
+    squares = np.bincount(fold.source, statistics.squares) / np.bincount(fold.source)
     magnitude: NDArray[np.float64] = np.sqrt(np.maximum(squares, _FLOOR**2 * squares.max()))
     return magnitude
 
