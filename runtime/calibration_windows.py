@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CALIBRATION_TOKENS = 24576
 WINDOW = 512
 _LEAST_TOKENS = 256
+_MOST_BYTES = 100_000_000  # all of them are made tokens, at about a megabyte a second
 _BATCH_BYTES = 64 << 20  # of the widest state of a batch of windows
 
 
@@ -37,6 +38,12 @@ def calibration_windows(metadata: Mapping[str, Any], path: Path, n_tokens: int, 
     from edgelm.runtime.tokenizer import Tokenizer
 
     try:
+        n_bytes = path.stat().st_size
+        if n_bytes > _MOST_BYTES:
+            raise InvalidRequestError(
+                f"{path}: the calibration text has {n_bytes / 1e6:,.0f} MB, of which few would be used; give {_MOST_BYTES / 1e6:,.0f} MB "
+                "at the most; some hundred kilobytes are enough"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{path}: the calibration text cannot be read ({error}); give a text file in UTF-8") from None

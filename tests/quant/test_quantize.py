@@ -149,7 +149,10 @@ def test_a_limit_of_memory_leaves_what_is_done(source: Path, tmp_path: Path) -> 
 
 
 def test_the_file_has_the_goals(source: Path, tmp_path: Path) -> None:
-    target = tmp_path / "q.gguf"
+    target = tmp_path / "q[1].gguf"
+    left, other = tmp_path / "q[1].gguf.x7.partial", tmp_path / "q1.gguf.x7.partial"
+    for path in (left, other):
+        path.touch()
     with quantizer(source, target, Method("round")) as (work, _):
         work.one_by_one({})
         write_quantized(target, work.file, work.goals, work.work, {"edgelm.quantize.method": "round", "edgelm.quantize.damping": 0.01})
@@ -161,3 +164,4 @@ def test_the_file_has_the_goals(source: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(file.tensors[name].dequantize(), before.tensors[name].dequantize())
         assert file.metadata["edgelm.quantize.method"] == "round"
         assert file.metadata["general.file_type"] == 2
+    assert (left.exists(), other.exists()) == (False, True)  # the first was left by a process killed while it wrote this file

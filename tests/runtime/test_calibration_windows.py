@@ -68,6 +68,10 @@ def test_texts_of_no_use(text: Path) -> None:
         text.write_bytes(content)
         with pytest.raises(InvalidRequestError, match=complaint):
             windows(text, WINDOW)
+    with text.open("wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(InvalidRequestError, match="has 200 MB, of which few would be used; give 100 MB at the most"):
+        windows(text, WINDOW)
     with pytest.raises(InvalidRequestError, match="cannot be read"):
         windows(text.parent, WINDOW)
 
