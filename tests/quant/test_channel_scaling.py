@@ -17,10 +17,10 @@ from edgelm.backends.reference import ReferenceModel
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.blocks import F16, F32, FORMATS, BlockFormat
 from edgelm.quant.channel_folds import HeadSizes, folds_of
-from edgelm.quant.channel_scaling import scale_channels, scaled_statistics
+from edgelm.quant.channel_scaling import ALPHAS, ChannelScaling, scale_channels, scaled_statistics
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.input_statistics import InputAccumulator, InputStatistics
-from edgelm.quant.matrix import Method
+from edgelm.quant.matrix import LinearInputs, Method, quantize_matrix
 from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.row_threads import RowThreads
 
@@ -169,6 +169,30 @@ def test_large_inputs_gain_by_scaling_as_much_as_predicted(threads: RowThreads) 
     after = {name: scaled_statistics(each, scaling) for name, each in statistics.items()}
     _, second = choose({**tensors, **changed}, after, threads)
     assert second[2].gain < 0.1, "what was won cannot be won again"
+
+
+def test_gptq_chooses_nearly_the_best_of_all(threads: RowThreads) -> None:
+    rng = np.random.default_rng(3)
+    weights, squares = salient(128)
+    x = (rng.standard_normal((500, 16)) @ rng.standard_normal((16, 64)) + rng.standard_normal((500, 64))) * np.sqrt(squares)
+    outer: Array = (x.T @ x).astype(np.float32)
+    outer = np.triu(outer) + np.triu(outer, 1).T
+    known = InputStatistics(500, outer.diagonal().copy(), outer)
+    tensors, _ = one_fold(64, weights, squares)
+    scaling = choose(tensors, {"blk.0.ffn_up.weight": known}, threads)[1][2]
+
+    def error(each: ChannelScaling) -> float:
+        changed = each.fold.apply(tensors, each.factors)["blk.0.ffn_up.weight"].dequantize()
+        after = scaled_statistics(known, each).outer
+        assert after is not None
+        inputs = LinearInputs.of(after / np.float32(500), Method().damping, threads)
+        matrix = quantize_matrix(changed, Q4_0, Method("gptq", n_sweeps=0), inputs, threads)
+        return matrix.error * matrix.energy
+
+    others = [replace(scaling, factors=scaling.factors ** np.float32(alpha / scaling.alpha)) for alpha in ALPHAS]
+    errors = [error(each) for each in others]
+    assert error(scaling) < 0.7 * errors[0]
+    assert error(scaling) < 1.03 * min(errors)
 
 
 def test_equal_inputs_are_left_alone(threads: RowThreads) -> None:
