@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgelm.quant.row_threads import RowThreads
     from edgelm.quant.tensor_formats import FormatRules
 
-_PROBE_TOKENS = 2048
+_PROBES, _PROBE_TOKENS = 2, 256  # windows, and tokens of each: minutes for a small model, and enough to rank formats by
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,9 @@ class Planner:
 
         if self.damages.exists():
             return read_options(self.damages, self.fingerprint)
-        n_windows, n = self.windows.shape
-        step = max(1, n_windows // max(1, _PROBE_TOKENS // n))
-        probes = self.windows[::step][: max(1, _PROBE_TOKENS // n)]
+        probes = self.windows[:: max(1, len(self.windows) // _PROBES)][:_PROBES, :_PROBE_TOKENS]
         with Scratch(self.damages.resolve().parent) as scratch:
-            model = BlockSteps(self.file, n, self.threads)
+            model = BlockSteps(self.file, probes.shape[1], self.threads)
             options = measure_options(model, self.file.tensors, probes, FormatTrials(CANDIDATES, self.threads), scratch, self.say)
         write_options(self.damages, options, self.fingerprint)
         return options
