@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgelm.backends.causal_attention import causal_attention
 from edgelm.backends.config import read_config
-from edgelm.backends.reference import Array, embedding, gated, linear, rms_norm, rotate, softcap
+from edgelm.backends.reference import Array, embedding, gated, rms_norm, rotate, softcap
 from edgelm.backends.rope import rope_tables
 from edgelm.backends.weights import LayerTensors, Linear, read_layer, read_tensors, tensor_rows
 from edgelm.quant.blocks import F32
@@ -27,6 +27,7 @@ from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.stepped_model import State, Step
 
 _ROWS = 32  # of a window that the gate computes at a time: they stay in the cache
+_ROWS_OF_LOGITS = 256  # that a thread computes at a time
 
 
 class BlockSteps:
@@ -130,10 +131,16 @@ class BlockSteps:
         c, output = self.config, self._tensors.output
         first, last, _ = tokens.indices(self.n_vocab)
         weight = replaced.get(output.weight.name, output.weight)
-        x = linear(Linear(tensor_rows(weight, first, last)), inputs)
-        if output.bias is not None:
-            x += output.bias.dequantize()[first:last]
-        return softcap(x * np.float32(c.logit_scale), c.logit_softcap)
+        project = _dense(Linear(tensor_rows(weight, first, last)))
+        bias = np.float32(0) if output.bias is None else output.bias.dequantize()[first:last]
+        x = inputs.reshape(-1, inputs.shape[-1])
+        logits = np.empty((len(x), last - first), np.float32)
+
+        def some(rows: slice) -> None:
+            logits[rows] = softcap((project(x[rows]) + bias) * np.float32(c.logit_scale), c.logit_softcap)
+
+        self._threads.run(some, len(x), _ROWS_OF_LOGITS)
+        return logits.reshape(*inputs.shape[:-1], -1)
 
     def _layer(self, layer: int, replaced: Mapping[str, Tensor]) -> LayerTensors:
         prefix = f"blk.{layer}."

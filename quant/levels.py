@@ -39,7 +39,7 @@ def nearest(x, levels, middles):  # type: ignore[no-untyped-def]
     if len(middles) == 0:
         last = len(levels) - 1
         # Compared as numbers first: a float beyond the range of int32 has no defined code.
-        y = min(max(x - levels[0], np.float32(0)), np.float32(last))
+        y = min(max(np.float32(0), x - levels[0]), np.float32(last))
         return np.int32(y + np.float32(0.5))
     code = np.int32(0)
     for middle in middles:

@@ -21,9 +21,10 @@ from edgelm.quant.grid import Grid, GridFormat
 from edgelm.quant.levels import levels_of, nearest
 
 # Candidates for the largest weight's place, as a multiple of the outermost level: from clipping it to leaving room.
-_SPREAD = {16: (0.7, 1.3, 19), 32: (0.8, 1.15, 15), 64: (0.85, 1.1, 11), 256: (0.97, 1.0, 3)}
+_SPREAD = {16: (0.7, 1.3, 19), 32: (0.8, 1.15, 15), 64: (0.85, 1.1, 11), 256: (120 / 128, 1.0, 9)}
 # Candidates for each end of a range with offset, in parts of the range by which it is drawn in.
-_DRAWN_IN = {16: (-0.02, 0.1, 7), 32: (-0.01, 0.05, 5)}
+_DRAWN_IN = {16: (-0.02, 0.1, 7), 32: (-0.01, 0.05, 7)}
+_TINY = np.float32(1e-20)  # weights, or ranges of them, that no format can tell from 0; far from where 1 / x overflows
 
 
 def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32], grid_format: GridFormat) -> Grid:
@@ -39,7 +40,7 @@ def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32],
     shape = (weights.shape[0], weights.shape[1] // grid_format.group_size)
     scales, offsets, curvature = (np.zeros(shape, np.float32) for _ in range(3))
     levels, size = levels_of(grid_format), grid_format.group_size
-    h, n_levels = np.ascontiguousarray(np.atleast_2d(importance), np.float32), len(levels.values)
+    h, n_levels = _normalized(importance), len(levels.values)
     if grid_format.has_offset:
         ends = np.linspace(*_DRAWN_IN[n_levels]).astype(np.float32)
         _with_offset(weights, h, size, n_levels, ends, scales, offsets, curvature)
@@ -49,10 +50,19 @@ def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32],
     return grid_format.round(scales, None, curvature)
 
 
+def _normalized(importance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In parts of the row's largest, [1 or n_rows, n_columns], so that no sum overflows or vanishes."""
+    rows = np.atleast_2d(importance)
+    largest = rows.max(axis=1, keepdims=True)
+    result = np.zeros(rows.shape, np.float32)
+    np.divide(rows, largest, out=result, where=largest > 0)
+    return result
+
+
 def emphasized(weights: NDArray[np.float32], squares: NDArray[np.float32]) -> NDArray[np.float32]:
     """Importance h_j sqrt(sigma^2 + w_ij^2), float32 [n_rows, n_columns], of weights of that shape and mean squares h [n_columns]."""
-    sigma2 = np.mean(np.square(weights), axis=1, keepdims=True)
-    importance: NDArray[np.float32] = squares * np.sqrt(sigma2 + np.square(weights))
+    squared = np.square(weights, dtype=np.float64)
+    importance: NDArray[np.float32] = (squares * np.sqrt(squared.mean(axis=1, keepdims=True) + squared)).astype(np.float32)
     return importance
 
 
@@ -68,10 +78,12 @@ def _without_offset(weights, importance, size, levels, middles, factors, scales,
             for j in range(size):
                 if abs(w[j]) > abs(largest):
                     largest = w[j]
+            if abs(largest) < _TINY:
+                continue
             best = np.float32(-1)
             for sign in (np.float32(1), np.float32(-1)):
                 for factor in factors:
-                    inverse = sign * factor * levels[0] / largest if largest != 0 else np.float32(0)
+                    inverse = sign * factor * levels[0] / largest
                     wl, ll = np.float32(0), np.float32(0)
                     for j in range(size):
                         level = levels[nearest(w[j] * inverse, levels, middles)]
@@ -81,7 +93,7 @@ def _without_offset(weights, importance, size, levels, middles, factors, scales,
                         best = wl * wl / ll
                         scales[row, group] = wl / ll
                         curvature[row, group] = ll
-            if best < 0 and largest != 0:  # no importance at all: as good as any
+            if best < 0:  # no importance at all: as good as any
                 scales[row, group] = largest / levels[0]
 
 
@@ -95,7 +107,7 @@ def _with_offset(weights, importance, size, n_levels, ends, scales, offsets, cur
             h = h_row[group * size : (group + 1) * size]
             low, high = w.min(), w.max()
             scales[row, group], offsets[row, group] = (high - low) / top, low
-            if high == low:
+            if high - low < _TINY:
                 continue
             best = np.float32(np.inf)
             for below in ends:
