@@ -114,6 +114,7 @@ def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path) -> None:
     with quantizer(source, tmp_path / "whole.gguf", Method("gptq")) as (work, _):
         run_blocks(work, tmp_path)
         wanted = blocks(work)
+    places: dict[str, Path] = {}  # each tensor's file, which is another one if it is made again
     n_before, n_runs, is_done = -1, 0, False
     while not is_done:
         with quantizer(source, tmp_path / "parts.gguf", Method("gptq")) as (work, told):
@@ -132,6 +133,9 @@ def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path) -> None:
                 continue
             finally:
                 assert n_before < 2 or told[0][1] > 0
+                now = {name: tensor.path for name, tensor in work.work.finished.items()}
+                assert places.items() <= now.items()
+                places = now
             assert blocks(work) == wanted
     assert n_runs == len(wanted)  # each made one tensor
 
