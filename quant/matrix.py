@@ -28,6 +28,7 @@ Array = NDArray[np.float32]
 MethodName = Literal["round", "search", "gptq"]
 _ROWS = 96  # at a time, whatever the number of threads; as fast as more, and even the small matrices of k and v make work for several
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+_TOO_LARGE = 1e9  # for any format with scales of float16; far from where sums of squares overflow
 NOT_FINITE = "there are weights that are infinite or not a number; the source is damaged, fetch it again"
 
 
@@ -173,7 +174,10 @@ def quantize_matrix(
         part = np.ascontiguousarray(weights[rows], np.float32)
         if not np.isfinite(part).all():
             raise InvalidRequestError(NOT_FINITE)
-        blocks, values = _quantize_rows(part, block_format, method, inputs)
+        try:
+            blocks, values = _quantize_rows(part, block_format, method, inputs)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"of the rows from {rows.start} on, {error}" if rows.start else str(error)) from error
         data[rows] = blocks.reshape(len(part), -1)
         lost[rows.start], energy[rows.start] = _energy(part - values, inputs), _energy(part, inputs)
 
@@ -190,8 +194,10 @@ def _quantize_rows(
         data = block_format.quantize(weights)
         values = block_format.dequantize(data).reshape(weights.shape)
         if not np.isfinite(values).all():
-            raise InvalidRequestError(f"there are weights too large for {block_format.name}; give bf16 or f32 for this tensor")
+            raise _too_large(block_format)
         return data, values
+    if np.abs(weights).max() > _TOO_LARGE:
+        raise _too_large(block_format)
     form = grid_format(block_format)
     if method.name == "search":
         squares = np.ones(weights.shape[1], np.float32) if inputs is None else inputs.squares
@@ -205,6 +211,10 @@ def _quantize_rows(
         codes = gptq(target, inputs.factor, grid)
         grid, codes = descend(target, inputs.hessian, grid, codes, method.n_sweeps)
     return grid.pack(codes), grid.values(codes)
+
+
+def _too_large(block_format: BlockFormat) -> InvalidRequestError:
+    return InvalidRequestError(f"there are weights too large for {block_format.name}; give bf16 or f32 for this tensor")
 
 
 def _energy(x: Array, inputs: LinearInputs | None) -> float:

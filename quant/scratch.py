@@ -45,12 +45,12 @@ class Scratch:
         Raises:
             ModelFileError: the disk is full, or fails.
         """
-        start, room, _ = self._places.get(key, (0, -1, ()))
+        start, room, _ = self._places.pop(key, (0, -1, ()))
         try:
             if array.nbytes > room:
                 start, room = self._file.seek(0, os.SEEK_END), array.nbytes
             self._file.seek(start)
-            data = np.ascontiguousarray(array, np.float32).data.cast("B")
+            data = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
@@ -65,7 +65,7 @@ class Scratch:
         """
         start, _, shape = self._places[key]
         array = np.empty(shape, np.float32)
-        room = array.data.cast("B")
+        room = array.reshape(-1).view(np.uint8).data
         try:
             self._file.seek(start)
             while room:

@@ -7,7 +7,7 @@ the step. Between the steps the states rest on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,11 +84,8 @@ def quantize_block(
     for names, float_step, step in zip(model.linear_groups(layer), float_steps, steps, strict=True):
         floats.update((name, _float32(tensors[name])) for name in names)  # once for all batches
         replaced.update((name, _float32(done[name]) if name in done else floats[name]) for name in names)
-        to_do = [name for name in names if name in formats and name not in done]
-        inputs = _inputs(paths, names[0], method, threads) if to_do else None
-        for name in to_do:
-            with naming(name):
-                matrix = quantize_by_what_is_known(floats[name].dequantize(), formats[name], method, inputs, threads)
+        to_do = {name: formats[name] for name in names if name in formats and name not in done}
+        for name, matrix in _quantize_group(paths, floats, to_do, method, threads):
             finished(name, matrix)
             replaced[name] = _float32(Tensor(name, tensors[name].shape, matrix.format, matrix.data))
         for batch in range(paths.n_batches):
@@ -96,6 +93,18 @@ def quantize_block(
             _advance(paths, _QUANTIZED, batch, step)
         for weights in (floats, replaced):
             weights.update((name, tensors[name]) for name in names)  # gives the memory back
+
+
+def _quantize_group(
+    paths: Paths, floats: Mapping[str, Tensor], formats: Mapping[str, BlockFormat], method: Method, threads: RowThreads
+) -> Iterator[tuple[str, QuantizedMatrix]]:
+    """Layers of F32 weights that take the same inputs, which are known only as long as they are needed here."""
+    inputs = _inputs(paths, next(iter(formats)), method, threads) if formats else None
+    for name, block_format in formats.items():
+        weights = floats[name].data.view(np.float32).reshape(floats[name].shape)
+        with naming(name):
+            matrix = quantize_by_what_is_known(weights, block_format, method, inputs, threads)
+        yield name, matrix
 
 
 def _advance(paths: Paths, path: str, batch: int, step: Step) -> None:
