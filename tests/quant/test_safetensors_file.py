@@ -23,8 +23,31 @@ def write(path: Path, header: object, n_bytes: int = 0) -> None:
 def test_values_equal_the_library_s(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     rng = np.random.default_rng(0)
-    values = np.arange(6) * 37 % 100
-    arrays = {dtype: (values if dtype == "u1" else values - 50).astype(dtype).reshape(2, 3) for dtype in ("i1", "u1", "i2", "i4", "i8")}
+    arrays = {
+        "z": rng.standard_normal((3, 5)).astype(np.float32),
+        "a": rng.standard_normal((2, 3, 4)).astype(np.float16),
+        "m": rng.standard_normal(7).astype(ml_dtypes.bfloat16),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    save_file(arrays, path, metadata={"format": "pt"})
+    official = load_file(path)
+    file = SafetensorsFile(path)
+    assert set(file.tensors) == set(official)
+    for name, tensor in file.tensors.items():
+        assert tensor.shape == official[name].shape
+        assert tensor.data.tobytes() == official[name].tobytes()
+        assert not tensor.data.flags.owndata
+    file.drop_pages()
+    file.close()
+    assert not file.tensors
+    with pytest.raises(ClosedError):
+        file.drop_pages()
+
+
+def test_integers_are_arrays_and_no_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    values = np.arange(6).reshape(2, 3) * 37 % 100
+    arrays = {dtype: (values if dtype == "u1" else values - 50).astype(dtype) for dtype in ("i1", "u1", "i2", "i4", "i8")}
     save_file({**arrays, "weight": np.ones(3, np.float16)}, path)
     file = SafetensorsFile(path)
     assert list(file.tensors) == ["weight"]
