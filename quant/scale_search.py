@@ -80,7 +80,7 @@ def _without_offset(weights, importance, size, levels, middles, factors, scales,
                     largest = w[j]
             if abs(largest) < _TINY:
                 continue
-            best = np.float32(-1)
+            best_wl, best_ll = np.float32(0), np.float32(0)
             for sign in (np.float32(1), np.float32(-1)):
                 for factor in factors:
                     inverse = sign * factor * levels[0] / largest
@@ -89,11 +89,12 @@ def _without_offset(weights, importance, size, levels, middles, factors, scales,
                         level = levels[nearest(w[j] * inverse, levels, middles)]
                         wl += h[j] * w[j] * level
                         ll += h[j] * level * level
-                    if ll > 0 and wl * wl > best * ll:
-                        best = wl * wl / ll
-                        scales[row, group] = wl / ll
-                        curvature[row, group] = ll
-            if best < 0:  # no importance at all: as good as any
+                    # <w, l>^2 / <l, l> of both, without the division, whose rounding would decide between signs that are the same.
+                    if ll > 0 and (best_ll == 0 or wl * wl * best_ll > best_wl * best_wl * ll):
+                        best_wl, best_ll = wl, ll
+            if best_ll > 0:
+                scales[row, group], curvature[row, group] = best_wl / best_ll, best_ll
+            else:  # no importance at all: as good as any
                 scales[row, group] = largest / levels[0]
 
 
@@ -106,24 +107,26 @@ def _with_offset(weights, importance, size, n_levels, ends, scales, offsets, cur
             w = weights[row, group * size : (group + 1) * size]
             h = h_row[group * size : (group + 1) * size]
             low, high = w.min(), w.max()
-            scales[row, group], offsets[row, group] = (high - low) / top, low
-            if high - low < _TINY:
+            reach = high - low
+            scales[row, group], offsets[row, group] = reach / top, low
+            if reach < _TINY:
                 continue
             best = np.float32(np.inf)
             for below in ends:
                 for above in ends:
-                    start = low + below * (high - low)
-                    inverse = top / (high - above * (high - low) - start)
+                    start = below * reach
+                    inverse = top / (reach - above * reach - start)
                     n, l1, ll = np.float32(0), np.float32(0), np.float32(0)
                     w1, wl, ww = np.float32(0), np.float32(0), np.float32(0)
                     for j in range(size):
-                        code = np.floor(min(max((w[j] - start) * inverse, np.float32(0)), top) + np.float32(0.5))
+                        x = w[j] - low  # sums of large weights that differ little would lose what they differ by
+                        code = np.floor(min(max((x - start) * inverse, np.float32(0)), top) + np.float32(0.5))
                         n += h[j]
                         l1 += h[j] * code
                         ll += h[j] * code * code
-                        w1 += h[j] * w[j]
-                        wl += h[j] * w[j] * code
-                        ww += h[j] * w[j] * w[j]
+                        w1 += h[j] * x
+                        wl += h[j] * x * code
+                        ww += h[j] * x * x
                     determinant = n * ll - l1 * l1
                     if determinant > 0:
                         scale = (n * wl - l1 * w1) / determinant
@@ -131,4 +134,4 @@ def _with_offset(weights, importance, size, n_levels, ends, scales, offsets, cur
                         error = ww - scale * wl - offset * w1
                         if error < best:
                             best = error
-                            scales[row, group], offsets[row, group], curvature[row, group] = scale, offset, determinant / n
+                            scales[row, group], offsets[row, group], curvature[row, group] = scale, low + offset, determinant / n

@@ -43,10 +43,8 @@ def test_the_error_is_that_of_the_blocks_outputs(block: BlockFormat, name: str) 
     assert 0 < matrix.error < 0.05
 
 
-@METHODS
+@pytest.mark.parametrize("name", ["round", "search"])
 def test_errors_without_outer_products_and_without_inputs(name: str) -> None:
-    if name == "gptq":
-        pytest.skip("GPTQ cannot do without: see test_what_gptq_needs")
     weights = some_weights(5, 64)
     squares = np.random.default_rng(0).uniform(0.1, 3, 64).astype(np.float32)
     for inputs, h in ((LinearInputs(squares), squares), (None, np.ones(64))):
@@ -105,7 +103,7 @@ def test_rows_of_zeros_and_of_one_value_and_dead_inputs(block: BlockFormat, name
     matrix = quantized(weights, block, Method(name), inputs_of(b))  # type: ignore[arg-type]
     result = values(matrix, weights)
     assert (result[1] == 0).all()
-    np.testing.assert_allclose(result[3], weights[3], rtol=0.02)
+    np.testing.assert_allclose(result[3], weights[3], rtol=0.05)  # one level of Q6_K, which may make up for others
     assert np.abs(result - weights).max() < 0.3 * np.abs(weights).max()
 
 

@@ -150,6 +150,15 @@ def test_emphasis_is_the_root_of_mean_and_own_square() -> None:
     np.testing.assert_allclose(result, [wanted, [0, 0, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1"])
+def test_weights_far_from_zero_that_differ_little(name: str) -> None:
+    form, weights = GRID_FORMATS[name], 2 + some_weights(20, 256)
+    h = np.random.default_rng(1).uniform(0.1, 2, 256).astype(np.float32)
+    own = form.block.dequantize(form.block.quantize(weights)).reshape(weights.shape)
+    found, plain = (errors(weights, h, values, 32).sum() for values in (searched(weights, h, form), own))
+    assert found < 0.9 * plain
+
+
 def test_a_weighty_channel_is_met_better() -> None:
     form, weights, h = GRID_FORMATS["Q4_0"], some_weights(50, 32), np.ones(32, np.float32)
     h[7] = 1000
