@@ -159,6 +159,17 @@ def test_weights_far_from_zero_that_differ_little(name: str) -> None:
     assert found < 0.9 * plain
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "IQ4_NL"])
+def test_the_side_with_one_level_more_goes_where_it_matters(name: str, sign: int) -> None:
+    """The largest weight lies on the other side, but does not matter."""
+    form = GRID_FORMATS[name]
+    weights, h = np.resize(0.01 * sign * form.levels, (1, 32)), np.ones(32, np.float32)
+    weights[0, 5], h[5] = -1.01 * weights[0, 0], 1e-3
+    exact = search_scales(weights, h, form)
+    assert exact.scales[0, 0] == pytest.approx(0.01 * sign, rel=5e-3)
+
+
 def test_a_weighty_channel_is_met_better() -> None:
     form, weights, h = GRID_FORMATS["Q4_0"], some_weights(50, 32), np.ones(32, np.float32)
     h[7] = 1000
