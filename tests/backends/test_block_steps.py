@@ -41,7 +41,7 @@ def test_steps_and_logits_in_pieces_are_the_reference(tmp_path: Path, variant: s
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("n", [1, 5, 100])
+@pytest.mark.parametrize("n", [5, 100])
 def test_windows_of_any_length_and_any_number_of_threads(tmp_path: Path, variant: str, n: int) -> None:
     """Shorter and longer than the sliding window, than a block of queries, and than what LongRoPE's short factors are for."""
     changes = {"extra": (*LONGROPE, ("uint32", "rope.scaling.original_context_length", 64))} if "longrope" in variant else {}
@@ -49,7 +49,7 @@ def test_windows_of_any_length_and_any_number_of_threads(tmp_path: Path, variant
     with GGUFFile(write_variant(tmp_path / "m.gguf", variant, **changes)) as file:
         wanted = np.stack([ReferenceModel(file, n).hidden(window) for window in windows])
         results = []
-        for n_threads in (1, 2, 3):
+        for n_threads in (1, 3):
             with RowThreads(n_threads) as threads:
                 results.append(last_inputs(BlockSteps(file, n, threads), windows))
         np.testing.assert_allclose(results[0], wanted, atol=1e-5 * np.abs(wanted).max())
