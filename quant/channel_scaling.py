@@ -11,7 +11,7 @@ is what the error weighs by, and what an importance matrix holds. The result is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from edgelm.errors import InvalidRequestError
 from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.channel_folds import Fold, HeadSizes, folds_of
-from edgelm.quant.input_statistics import Calibration, InputStatistics
+from edgelm.quant.input_statistics import InputStatistics
 from edgelm.quant.matrix import LinearInputs, Method, naming, quantize_matrix
 from edgelm.quant.model_file import Tensor
 from edgelm.quant.row_threads import RowThreads
 
 Array = NDArray[np.float32]
-ALPHAS: tuple[float, ...] = tuple(i / 12 for i in range(10))
+ALPHAS = (0.0, 0.15, 0.3, 0.45, 0.6)  # the error is flat about its least
 _FLOOR = 1e-3  # of the largest channel's root mean square: dead channels would be scaled without end
-_ROWS = 128  # of each layer, evenly spread, that alpha is chosen on
+_ROWS = 192  # of each layer, evenly spread, that alpha is chosen on
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,68 +50,36 @@ class ChannelScaling:
     skipped: str = ""
 
 
-def scale_channels(
-    tensors: Mapping[str, Tensor],
-    layer: int,
-    heads: HeadSizes,
-    statistics: Calibration,
-    formats: Mapping[str, BlockFormat],
-    method: Method,
-    threads: RowThreads,
-) -> tuple[dict[str, Tensor], tuple[ChannelScaling, ...]]:
-    """Scale the channels of one block.
-
-    Args:
-        tensors: by GGUF name, the block's among them; see folds_of.
-        statistics: of the inputs in the float model; weights with the same input need only one statistics.
-        formats: what the linear layers become. Layers that are missing here, or become floats, have no say.
-        method: how they will be quantized; its sweeps are left out. Where outer products are not known, search stands in for GPTQ.
-
-    Returns:
-        The tensors that changed, in F32, with which the block computes the same up to float32 rounding; and what was chosen for each fold.
-        Inputs of the changed layers are others than `statistics` says: see `scaled_statistics`.
-
-    Raises:
-        ModelFileError: as folds_of.
-        InvalidRequestError: weights that are not finite, or statistics of another width.
-    """
-    changed: dict[str, Tensor] = {}
-    chosen = []
-    for fold in folds_of(tensors, layer, heads):
-        known = next((statistics[name] for name in fold.consumers if name in statistics), None)
-        scaling = choose_scaling(fold, tensors, known, formats, method, threads)
-        chosen.append(scaling)
-        if scaling.alpha:
-            changed |= fold.apply({**tensors, **changed}, scaling.factors)
-    return changed, tuple(chosen)
-
-
 def scale_model(
     tensors: Mapping[str, Tensor],
     heads: HeadSizes,
     groups: Iterable[tuple[tuple[str, ...], InputStatistics]],
     formats: Mapping[str, BlockFormat],
+    kept: Collection[str],
     method: Method,
     threads: RowThreads,
 ) -> Iterator[ChannelScaling]:
-    """Choose for all folds of a model, as scale_channels does, while its calibration goes on.
+    """Choose for all folds of a model whose inputs are known.
 
     Args:
+        tensors: by GGUF name; see folds_of.
         groups: names of weights with one input, and its statistics, as quant/calibrate.py yields them; other names are passed over.
+        formats: what the linear layers become.
+        kept: names of tensors that must stay as they are, so that their folds are not made.
+        method: how they will be quantized.
+
+    Raises:
+        ModelFileError: as folds_of.
+        InvalidRequestError: as choose_scaling.
     """
     for names, statistics in groups:
         prefix, number = names[0].split(".")[:2]
         for fold in folds_of(tensors, int(number), heads) if prefix == "blk" else ():
             if fold.consumers and fold.consumers[0] in names:
+                fixed = sorted(fold.changes.intersection(kept))
+                if fixed and not fold.obstacle:
+                    fold = replace(fold, obstacle=f"{fixed[0]} is kept as it is")
                 yield choose_scaling(fold, tensors, statistics, formats, method, threads)
-
-
-def scaled_statistics(statistics: InputStatistics, scaling: ChannelScaling) -> InputStatistics:
-    """The same inputs as they enter the fold's consumers afterwards: divided by the factors."""
-    inverse = np.float32(1) / scaling.factors[scaling.fold.source]
-    squares: Array = statistics.squares * (inverse * inverse)
-    outer = None if statistics.outer is None else statistics.outer * np.outer(inverse, inverse)
-    return InputStatistics(statistics.n_tokens, squares, outer)
 
 
 def choose_scaling(
@@ -122,7 +90,17 @@ def choose_scaling(
     method: Method,
     threads: RowThreads,
 ) -> ChannelScaling:
-    """Choose for one fold by the statistics of its consumers' inputs; the rest is as of scale_channels."""
+    """Choose for one fold.
+
+    Args:
+        tensors: by GGUF name, those that the fold changes among them.
+        statistics: of the consumers' inputs in the float model; None where they are not known.
+        formats: what the linear layers become. Layers that are missing here, or become floats, have no say.
+        method: how they will be quantized; its sweeps are left out. Where outer products are not known, search stands in for GPTQ.
+
+    Raises:
+        InvalidRequestError: weights that are not finite, or statistics of another width.
+    """
     quantized = [name for name in fold.consumers if name in formats and formats[name].n_elements > 1]
     obstacle = fold.obstacle or _obstacle(quantized, statistics)
     if obstacle or statistics is None:
@@ -137,7 +115,7 @@ def choose_scaling(
 
     def error(alpha: float) -> float:
         spread = _factors(magnitude, alpha)[fold.source]
-        scaled, total = _scaled(inputs, spread), 0.0
+        scaled, total = scaled_inputs(inputs, spread), 0.0
         for name, weights in samples.items():
             with naming(name):
                 matrix = quantize_matrix(weights * spread, formats[name], method, scaled, threads)
@@ -160,13 +138,16 @@ def _known(statistics: InputStatistics, method: Method, threads: RowThreads) -> 
     return LinearInputs(statistics.squares / n, statistics.outer / n), method
 
 
-def _scaled(inputs: LinearInputs, spread: Array) -> LinearInputs:
-    """Those of x / spread. The inverse of diag(1/s) H diag(1/s) is diag(s) inv(H) diag(s), so its factor is at hand."""
+def scaled_inputs(inputs: LinearInputs, spread: Array) -> LinearInputs:
+    """Those of x / spread [n_in]. The inverse of diag(1/s) H diag(1/s) is diag(s) inv(H) diag(s), so its factor is at hand."""
     hessian, factor = inputs.hessian, inputs.factor
     inverse: Array = np.float32(1) / spread
+    if hessian is not None:
+        hessian = hessian * inverse
+        hessian *= inverse[:, None]
     return LinearInputs(
         inputs.squares * (inverse * inverse),
-        None if hessian is None else hessian * np.outer(inverse, inverse),
+        hessian,
         None if factor is None else replace(factor, upper=factor.upper * spread[factor.order]),
     )
 

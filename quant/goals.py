@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,17 +91,16 @@ def set_goals(
     return goals
 
 
-def check_unchanged(file: ModelFile, goals: Mapping[str, Goal]) -> None:
+def check_finite(file: ModelFile, names: Iterable[str]) -> None:
     """
     Raises:
-        InvalidRequestError: a value of what is not going to be quantized is infinite or not a number.
+        InvalidRequestError: a value of these tensors is infinite or not a number.
     """
-    for name, goal in goals.items():
-        if not goal.is_quantized:
-            with naming(name):
-                if not all(np.isfinite(rows).all() for rows in row_chunks(file.tensors[name])):
-                    raise InvalidRequestError(NOT_FINITE)
-            file.drop_pages()
+    for name in names:
+        with naming(name):
+            if not all(np.isfinite(rows).all() for rows in row_chunks(file.tensors[name])):
+                raise InvalidRequestError(NOT_FINITE)
+        file.drop_pages()
 
 
 def check_calibration(goals: Mapping[str, Goal], calibration: Calibration) -> list[str]:

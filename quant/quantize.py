@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import InsufficientMemoryError
 from edgelm.quant.blocks import F32
+from edgelm.quant.channel_scaling import scaled_inputs
 from edgelm.quant.gguf_metadata import FILE_TYPES, encode_metadata
 from edgelm.quant.gguf_writer import TensorSource, file_bytes, write_gguf
 from edgelm.quant.goals import Goal, row_chunks
@@ -43,6 +44,8 @@ class Quantizer:
         threads: that compute.
         say: told of progress.
         max_bytes: resident memory beyond which the work stops with an error; it can be resumed.
+        columns: by what the columns of some matrices of the file were multiplied, float32 [n_in] by name, since statistics of their
+            inputs were collected.
     """
 
     file: ModelFile
@@ -52,6 +55,7 @@ class Quantizer:
     threads: RowThreads
     say: Say
     max_bytes: int
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def one_by_one(self, calibration: Calibration) -> None:
         """Every matrix by itself, from statistics of the float model's inputs, as far as there are any; GPTQ falls to search without."""
@@ -123,9 +127,11 @@ class Quantizer:
             return None
         n = np.float32(statistics.n_tokens)
         if statistics.outer is None or self.method.name != "gptq":
-            return LinearInputs(statistics.squares / n)
-        with naming(name):
-            return LinearInputs.of(statistics.outer / n, self.method.damping, self.threads)
+            inputs = LinearInputs(statistics.squares / n)
+        else:
+            with naming(name):
+                inputs = LinearInputs.of(statistics.outer / n, self.method.damping, self.threads)
+        return scaled_inputs(inputs, self.columns[name]) if name in self.columns else inputs
 
     def _save(self, name: str, parts: Sequence[QuantizedMatrix]) -> None:
         energy = sum(part.energy for part in parts)

@@ -42,6 +42,7 @@ def quantize(
     calibration: str | Path | None = None,
     calibration_tokens: int = CALIBRATION_TOKENS,
     imatrix: str | Path | None = None,
+    scale_channels: bool | None = None,
     embedding_format: str | None = None,
     output_format: str | None = None,
     tensor_formats: Sequence[str] = (),
@@ -66,6 +67,7 @@ def quantize(
         calibration: a text file (UTF-8) of what the model will read and write.
         calibration_tokens: how many tokens of it are used, from all over the text.
         imatrix: importances instead of a text: a file of llama-imatrix or of `edgelm calibrate`.
+        scale_channels: scale the channels between layers first, as AWQ does; None where the inputs are known.
         embedding_format, output_format: of token_embd.weight and output.weight; None for Q8_0.
         tensor_formats: exceptions, "PATTERN=FORMAT" each, as "blk.*.ffn_down.weight=q5_0".
         allow_requantize: quantize again what the source has in few bits already.
@@ -88,14 +90,16 @@ def quantize(
     from edgelm.backends.weights import read_tensors
     from edgelm.quant.fingerprint import make_fingerprint
     from edgelm.quant.gguf_metadata import gguf_metadata
-    from edgelm.quant.goals import check_calibration, check_unchanged, set_goals
+    from edgelm.quant.goals import check_calibration, check_finite, set_goals
     from edgelm.quant.imatrix import read_imatrix
     from edgelm.quant.matrix import Method
     from edgelm.quant.open_model import open_model
     from edgelm.quant.plan_file import read_plan, write_plan
     from edgelm.quant.quantize import Quantizer, bytes_beside_matrices, write_quantized
     from edgelm.quant.row_threads import RowThreads
+    from edgelm.quant.scaled_file import ScaledFile
     from edgelm.quant.work_folder import open_or_create
+    from edgelm.runtime.channel_scaling import choose_scalings, scaled_columns
     from edgelm.runtime.plan_formats import Planner, choose_budget
 
     _check_numbers(calibration_tokens=calibration_tokens, max_memory=max_memory, n_threads=n_threads)
@@ -109,6 +113,7 @@ def quantize(
     check_new_file(out, (path, *texts.values()), overwrite)
     known: Calibration = read_imatrix(texts["imatrix"]) if "imatrix" in texts else {}
     how = Method(_method_name(method, texts, has_outer=any(each.outer is not None for each in known.values())))  # type: ignore[arg-type]
+    scales = _scales(scale_channels, how, texts)
     threads = n_threads or choose_threads().n_threads
     file = open_model(path)
     try:
@@ -128,11 +133,12 @@ def quantize(
                 probe = make_fingerprint(path, {"tokens": int(windows.size)}, texts)
                 planner = Planner(file, windows, _beside(out, "damages"), probe, row_threads, say or _say_nothing)
                 kept = set_goals(file, None, {}, allow_requantize, widened)
-                fixed = bytes_beside_matrices(file, kept, _facts(how, windows, probe["texts"]))
+                fixed = bytes_beside_matrices(file, kept, _facts(how, scales, windows, probe["texts"]))
                 followed = planner.plan(budget, rules, fixed)
                 write_plan(_beside(out, "plan"), followed)
         goals = set_goals(file, rules, followed.formats if followed else {}, allow_requantize, widened)
-        check_unchanged(file, goals)
+        reads_all_first = scales and windows is not None  # what is quantized is checked when its turn comes
+        check_finite(file, (name for name, goal in goals.items() if reads_all_first or not goal.is_quantized))
         notes += together((goal.resolved.reason, name) for name, goal in goals.items() if goal.resolved.is_stand_in)
         notes += together((why, name) for name, why in widened.items() if goals[name].is_kept)
         if "imatrix" in texts:
@@ -141,16 +147,21 @@ def quantize(
             "formats": {name: goal.format.name for name, goal in goals.items()},
             "method": vars(how),
             "calibration_tokens": 0 if windows is None else calibration_tokens,
+            "scale_channels": scales,
         }
         fingerprint = make_fingerprint(path, settings, texts)
+        facts = _facts(how if rules else None, scales, windows, fingerprint["texts"])
         with RowThreads(threads) as row_threads, open_or_create(out, fingerprint, restart) as work:
-            quantizer = Quantizer(file, goals, how, work, row_threads, say or _say_nothing, max_memory or available_memory())
+            tell, measured = say or _say_nothing, known if windows is None else windows
+            scalings = choose_scalings(file, goals, how, measured, work, row_threads, tell) if scales else ()
+            scaled, columns = ScaledFile(file, scalings), scaled_columns(scalings)
+            quantizer = Quantizer(scaled, goals, how, work, row_threads, tell, max_memory or available_memory(), columns)
             if windows is None:
                 quantizer.one_by_one(known)
             else:
                 _run_blocks(quantizer, windows, out.resolve().parent, known)
             quantizer.say("writing the file", 1, 1)
-            write_quantized(out, file, goals, work, _facts(how if rules else None, windows, fingerprint["texts"]))
+            write_quantized(out, scaled, goals, work, facts)
             tensors, finished = tensor_reports(goals, work), work.finished
             notes += together((str(each.facts["note"]), name) for name, each in finished.items() if "note" in each.facts)
             work.remove()
@@ -163,6 +174,7 @@ def quantize(
         bits_per_weight=n_bits / sum(math.prod(row.shape) for row in tensors),
         tensors=tensors,
         method=how.name if rules else KEEP,
+        scaled_channels=scales,
         n_tokens=0 if windows is None else int(windows.size),
         seconds=time.perf_counter() - started,
         peak_bytes=peak_bytes(),
@@ -239,13 +251,25 @@ def _method_name(method: str | None, texts: Mapping[str, Path], has_outer: bool)
     return method or ("gptq" if "calibration" in texts or has_outer else "search")
 
 
-def _facts(method: Method | None, windows: NDArray[np.int32] | None, hashes: Mapping[str, str]) -> dict[str, str | int | float]:
+def _scales(wish: bool | None, method: Method, texts: Mapping[str, Path]) -> bool:
+    """Whether channels are scaled."""
+    can = bool(texts) and method.name != "round"
+    if wish and not can:
+        raise InvalidRequestError("channels are scaled by how large they are in use; give a calibration text or an importance matrix")
+    return can if wish is None else wish
+
+
+def _facts(
+    method: Method | None, scales: bool, windows: NDArray[np.int32] | None, hashes: Mapping[str, str]
+) -> dict[str, str | int | float]:
     facts: dict[str, str | int | float] = {
         "edgelm.quantize.version": __version__,
         "edgelm.quantize.method": KEEP if method is None else method.name,
     }
     if method is not None and method.name == "gptq":
         facts |= {"edgelm.quantize.sweeps": method.n_sweeps, "edgelm.quantize.damping": method.damping}
+    if scales:
+        facts["edgelm.quantize.scaled_channels"] = True
     if windows is not None:
         facts["edgelm.quantize.calibration.tokens"] = int(windows.size)
     return facts | {f"edgelm.quantize.{name}.sha256": sha256 for name, sha256 in hashes.items()}

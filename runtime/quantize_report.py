@@ -45,6 +45,7 @@ class QuantizeReport:
         bits_per_weight: of its matrices, on average.
         tensors: its matrices.
         method: how they were quantized.
+        scaled_channels: whether channels between layers were scaled first.
         n_tokens: of the calibration text that were used.
         seconds: that this run took; less than the work, where it went on from an interruption.
         peak_bytes: greatest resident memory of the process so far.
@@ -57,6 +58,7 @@ class QuantizeReport:
     bits_per_weight: float
     tensors: tuple[TensorReport, ...]
     method: str
+    scaled_channels: bool
     n_tokens: int
     seconds: float
     peak_bytes: int

@@ -69,6 +69,15 @@ CalibrationTokens = Annotated[int, typer.Option(help="How many tokens of it are 
 Imatrix = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Importances instead of a text, as of llama-imatrix.", rich_help_panel=_TEXT)
 ]
+ScaleChannels = Annotated[
+    bool | None,
+    typer.Option(
+        "--scale-channels/--no-scale-channels",
+        help="Scale channels between layers first, as AWQ does.",
+        show_default="where inputs are known",
+        rich_help_panel=_TEXT,
+    ),
+]
 MaxMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Stop beyond so much memory, as 4GB.", show_default="what is free", rich_help_panel=_RUN)
 ]
@@ -84,6 +93,7 @@ def quantize(
     calibration_tokens: CalibrationTokens = CALIBRATION_TOKENS,
     method: Method = None,
     imatrix: Imatrix = None,
+    scale_channels: ScaleChannels = None,
     embedding_format: EmbeddingFormat = None,
     output_format: OutputFormat = None,
     tensor: TensorFormat = None,
@@ -112,6 +122,7 @@ def quantize(
             calibration=calibration,
             calibration_tokens=calibration_tokens,
             imatrix=imatrix,
+            scale_channels=scale_channels,
             embedding_format=embedding_format,
             output_format=output_format,
             tensor_formats=tensor or (),
@@ -158,12 +169,17 @@ def _print(report: QuantizeReport, has_imatrix: bool) -> None:
             ("formats", ", ".join(f"{name} ({n} of {bits:g} bits)" for (name, bits), n in formats.most_common())),
             ("file", str(report.target)),
             ("size", f"{report.n_bytes / 1e6:,.1f} MB, {report.bits_per_weight:.2f} bits per weight"),
-            ("method", report.method + (f", calibrated on {report.n_tokens:,} tokens" if report.n_tokens else "")),
+            ("method", _method(report)),
             ("took", f"{report.seconds:,.0f} s, at most {report.peak_bytes / 1e6:,.0f} MB of memory"),
         ]
     )
     for note in report.notes:
         print(f"\n{note}")
+
+
+def _method(report: QuantizeReport) -> str:
+    scaled = ", channels scaled" if report.scaled_channels else ""
+    return f"{report.method}{scaled}" + (f", calibrated on {report.n_tokens:,} tokens" if report.n_tokens else "")
 
 
 def _table(tensors: tuple[TensorReport, ...]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -17,7 +17,7 @@ from edgelm.backends.reference import ReferenceModel
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.blocks import F16, F32, FORMATS, BlockFormat
 from edgelm.quant.channel_folds import HeadSizes, folds_of
-from edgelm.quant.channel_scaling import ALPHAS, ChannelScaling, scale_channels, scaled_statistics
+from edgelm.quant.channel_scaling import ALPHAS, ChannelScaling, choose_scaling, scale_model, scaled_inputs
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.input_statistics import InputAccumulator, InputStatistics
 from edgelm.quant.matrix import LinearInputs, Method, quantize_matrix
@@ -50,6 +50,35 @@ def threads() -> Iterator[RowThreads]:
 
 def with_tensors(file: ModelFile, tensors: Mapping[str, Tensor]) -> Changed:
     return Changed(file.path, file.metadata, {**file.tensors, **tensors})
+
+
+def scale_channels(
+    tensors: Mapping[str, Tensor],
+    layer: int,
+    heads: HeadSizes,
+    statistics: Mapping[str, InputStatistics],
+    formats: Mapping[str, BlockFormat],
+    method: Method,
+    threads: RowThreads,
+) -> tuple[dict[str, Tensor], list[ChannelScaling]]:
+    """The tensors of one block that change, and what was chosen for each of its folds."""
+    changed: dict[str, Tensor] = {}
+    chosen = []
+    for fold in folds_of(tensors, layer, heads):
+        known = next((statistics[name] for name in fold.consumers if name in statistics), None)
+        scaling = choose_scaling(fold, tensors, known, formats, method, threads)
+        chosen.append(scaling)
+        if scaling.alpha:
+            changed |= fold.apply({**tensors, **changed}, scaling.factors)
+    return changed, chosen
+
+
+def scaled_statistics(statistics: InputStatistics, scaling: ChannelScaling) -> InputStatistics:
+    inputs = scaled_inputs(LinearInputs(statistics.squares, statistics.outer), scaling.factors[scaling.fold.source])
+    if inputs.hessian is None:
+        return InputStatistics(statistics.n_tokens, inputs.squares)
+    outer: Array = np.triu(inputs.hessian) + np.triu(inputs.hessian, 1).T
+    return InputStatistics(statistics.n_tokens, outer.diagonal().copy(), outer)
 
 
 def head_sizes(file: ModelFile) -> HeadSizes:
@@ -249,6 +278,16 @@ def test_dead_inputs_and_rows_of_zeros_do_not_spread(threads: RowThreads) -> Non
     changed, chosen = choose(tensors, statistics, threads)
     assert chosen[2].alpha > 0
     assert all(np.isfinite(tensor.dequantize()).all() for tensor in changed.values())
+
+
+def test_folds_of_what_is_kept_are_not_made(threads: RowThreads) -> None:
+    tensors, statistics = one_fold(64, *salient())
+    formats = {"blk.0.ffn_up.weight": Q4_0}
+    for kept, is_made in (((), True), (("blk.0.ffn_down.weight",), True), (("blk.0.ffn_up.weight",), False)):
+        groups = [(("blk.0.ffn_up.weight",), statistics["blk.0.ffn_up.weight"])]
+        (scaling,) = scale_model(tensors, SIZES, groups, formats, kept, Method(), threads)
+        assert (scaling.alpha > 0) == is_made
+        assert scaling.skipped == ("" if is_made else "blk.0.ffn_up.weight is kept as it is")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

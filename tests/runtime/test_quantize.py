@@ -582,7 +582,7 @@ def test_the_command(tiny: Path, text: Path, tmp_path: Path, quantized: tuple[Pa
     assert lines[2].split()[:2] == ["token_embd", "Q8_0"]
     assert lines[3].split()[0] == "0"
     assert max(map(len, lines[:6])) <= 80
-    assert "method   gptq, calibrated on 1,024 tokens" in shown
+    assert "method   gptq, channels scaled, calibrated on 1,024 tokens" in shown
     assert "5.17 bits per weight" in shown
 
 
