@@ -37,17 +37,25 @@ class Paths:
     scratch: Scratch
 
     def stream(self, path: str, batch: int) -> Array:
-        return self.scratch.get((path, "stream", batch))
+        return self.scratch.mapped((path, "stream", batch))
 
     def state(self, path: str, batch: int) -> State:
         return State(self.stream(path, batch), self.inputs(path, batch))
 
     def inputs(self, path: str, batch: int) -> Array:
-        return self.scratch.get((path, "inputs", batch))
+        return self.scratch.mapped((path, "inputs", batch))
 
     def put(self, path: str, batch: int, state: State) -> None:
         self.scratch.put((path, "stream", batch), state.stream)
         self.scratch.put((path, "inputs", batch), state.inputs)
+
+    def advance(self, path: str, batch: int, step: Step) -> None:
+        """Take a step; half of them leave the stream as it is."""
+        before = self.state(path, batch)
+        after = step(before)
+        if after.stream is not before.stream:
+            self.scratch.put((path, "stream", batch), after.stream)
+        self.scratch.put((path, "inputs", batch), after.inputs)
 
     def save(self, work: WorkFolder, n_blocks: int) -> None:
         """Make the streams after so many blocks a checkpoint; `resume_paths` reads it."""
@@ -89,8 +97,8 @@ def quantize_block(
             finished(name, matrix)
             replaced[name] = _float32(Tensor(name, tensors[name].shape, matrix.format, matrix.data))
         for batch in range(paths.n_batches):
-            _advance(paths, _FLOAT, batch, float_step)
-            _advance(paths, _QUANTIZED, batch, step)
+            paths.advance(_FLOAT, batch, float_step)
+            paths.advance(_QUANTIZED, batch, step)
         for weights in (floats, replaced):
             weights.update((name, tensors[name]) for name in names)  # gives the memory back
 
@@ -107,10 +115,6 @@ def _quantize_group(
         yield name, matrix
 
 
-def _advance(paths: Paths, path: str, batch: int, step: Step) -> None:
-    paths.put(path, batch, step(paths.state(path, batch)))
-
-
 def _inputs(paths: Paths, name: str, method: Method, threads: RowThreads) -> LinearInputs:
     """Of the linear layers that come next, over all batches. For GPTQ, memory holds three matrices [n_in, n_in] at the most."""
     n_in = paths.inputs(_QUANTIZED, 0).shape[-1]
@@ -121,7 +125,7 @@ def _inputs(paths: Paths, name: str, method: Method, threads: RowThreads) -> Lin
         accumulator.add(b)
         if drift is not None:
             a = paths.inputs(_FLOAT, batch).reshape(-1, n_in)
-            add_products(drift, np.subtract(a, b, out=a), b, threads)
+            add_products(drift, a - b, b, threads)
     statistics = accumulator.finish()
     n, outer = np.float32(statistics.n_tokens), statistics.outer
     if outer is None:
