@@ -24,7 +24,8 @@ from edgelm.runtime.quantize import quantize
 from edgelm.runtime.tokenizer import Tokenizer
 
 PEER = "llama.cpp imatrix"
-QUANTIZERS = ("llama.cpp", PEER, "edgelm round", "edgelm search", "edgelm gptq")
+UNSCALED = "unscaled"
+QUANTIZERS = ("llama.cpp", PEER, "edgelm round", f"edgelm search {UNSCALED}", "edgelm search", f"edgelm gptq {UNSCALED}", "edgelm gptq")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _make(
             n_threads=n_threads,
         )
     else:
-        method = quantizer.split()[1]
+        _, method, *unscaled = quantizer.split()
         text = settings.calibration if method == "gptq" else None
         quantize(
             source,
@@ -155,6 +156,7 @@ def _make(
             calibration=text,
             calibration_tokens=settings.calibration_tokens,
             imatrix=imatrix if method == "search" else None,
+            scale_channels=False if unscaled else None,
             embedding_format=embedding,
             n_threads=n_threads,
             allow_requantize=True,

@@ -4,9 +4,9 @@ Columns of large inputs are multiplied, so that within their group of 32 they ge
 
     s_j = r_j^alpha / exp(mean log r^alpha),    W' = W diag(s),    x' = x / s,    error = sum over layers of mean |(Q(W') - W') x'|^2
 
-and alpha is the one of a grid that leaves the least error, 0 (no scaling) among them; Q is the method that will quantize the layers. GPTQ
-asks for less scaling than a search, because it makes up for much of what scaling would save. AWQ takes mean |x| for r; the root mean square
-is what the error weighs by, and what an importance matrix holds. The result is weights and norms of the same shapes: a plain file.
+and alpha is what leaves the least error, 0 (no scaling) among the candidates; Q is the method that will quantize the layers. GPTQ asks for
+less scaling than a search, because it makes up for much of what scaling would save. AWQ takes mean |x| for r; the root mean square is what
+the error weighs by, and what an importance matrix holds. The result is weights and norms of the same shapes: a plain file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgelm.quant.model_file import Tensor
 from edgelm.quant.row_threads import RowThreads
 
 Array = NDArray[np.float32]
-ALPHAS = (0.0, 0.15, 0.3, 0.45, 0.6)  # the error is flat about its least
+ALPHAS = (0.0, 0.2, 0.4, 0.6)
 _FLOOR = 1e-3  # of the largest channel's root mean square: dead channels would be scaled without end
 _ROWS = 192  # of each layer, evenly spread, that alpha is chosen on
 
@@ -122,10 +122,12 @@ def choose_scaling(
             total += matrix.error * matrix.energy
         return total
 
-    errors = [error(alpha) for alpha in ALPHAS]
-    best = int(np.argmin(errors))  # the first of equals: no scaling
-    gain = 1 - errors[best] / errors[0] if best else 0.0
-    return ChannelScaling(fold, ALPHAS[best], gain, _factors(magnitude, ALPHAS[best]))
+    errors = {alpha: error(alpha) for alpha in ALPHAS}
+    between = _lowest(errors)
+    errors[between] = error(between)
+    best = min(errors, key=lambda alpha: (errors[alpha], alpha))  # the least of equals: no scaling
+    gain = 1 - errors[best] / errors[0.0] if best else 0.0
+    return ChannelScaling(fold, best, gain, _factors(magnitude, best))
 
 
 def _known(statistics: InputStatistics, method: Method, threads: RowThreads) -> tuple[LinearInputs, Method]:
@@ -166,6 +168,15 @@ def _sample(tensor: Tensor) -> Array:
     rows = np.linspace(0, n_rows - 1, min(n_rows, _ROWS)).astype(np.int64)
     data = tensor.data.reshape(n_rows, -1)[rows]
     return tensor.format.dequantize(data.reshape(-1)).reshape(-1, n_in)
+
+
+def _lowest(errors: Mapping[float, float]) -> float:
+    """Where the parabola through the least error and those beside it is lowest."""
+    alphas, values = np.array(list(errors)), np.array(list(errors.values()))
+    middle = int(np.clip(values.argmin(), 1, len(values) - 2))
+    nearest = slice(middle - 1, middle + 2)
+    curvature, slope, _ = np.polyfit(alphas[nearest], values[nearest], 2)
+    return float(np.clip(-slope / (2 * curvature), alphas[0], alphas[-1])) if curvature > 0 else float(alphas[values.argmin()])
 
 
 def _magnitude(statistics: InputStatistics, fold: Fold) -> NDArray[np.float64]:
