@@ -17,6 +17,7 @@ from edgelm.backends.reference import Array, softcap
 from edgelm.backends.weights import read_tensors
 from edgelm.errors import InvalidRequestError
 from edgelm.quant.model_file import ModelFile
+from edgelm.quant.row_threads import RowThreads
 
 Tokens = NDArray[np.int32]
 _BATCH_VALUES = 1 << 24  # of the widest state of a batch of windows: 64 MiB
@@ -32,12 +33,13 @@ class SteppedPredictor:
         windows: int32 [n] each.
         name: for people.
         progress: called with a line before each block.
+        n_threads: that compute.
 
     Raises:
         ModelFileError, UnsupportedModelError: as BlockSteps.
     """
 
-    def __init__(self, file: ModelFile, windows: Sequence[Tokens], name: str, progress: Callable[[str], None]) -> None:
+    def __init__(self, file: ModelFile, windows: Sequence[Tokens], name: str, progress: Callable[[str], None], n_threads: int) -> None:
         self.name = name
         self._config = read_config(file.metadata)
         output = read_tensors(file, self._config).output
@@ -46,12 +48,13 @@ class SteppedPredictor:
         self._hidden: dict[bytes, Array] = {}
         for n in sorted({len(window) for window in windows}):
             some = [window for window in windows if len(window) == n]
-            for window, hidden in zip(some, self._run(file, np.stack(some), progress), strict=True):
-                self._hidden[window[:-1].tobytes()] = hidden[:-1]
+            with RowThreads(n_threads) as threads:
+                found = self._run(BlockSteps(file, n, threads), np.stack(some), progress)
+            self._hidden.update((window[:-1].tobytes(), hidden[:-1]) for window, hidden in zip(some, found, strict=True))
+            file.drop_pages()
 
-    def _run(self, file: ModelFile, windows: Tokens, progress: Callable[[str], None]) -> Array:
+    def _run(self, steps: BlockSteps, windows: Tokens, progress: Callable[[str], None]) -> Array:
         """The output layer's inputs, [n_windows, n, n_embd]."""
-        steps = BlockSteps(file, windows.shape[1])
         widest = max(steps.config.n_ff, steps.config.n_embd, steps.config.n_heads * steps.config.head_dim)
         n_batch = max(1, _BATCH_VALUES // (widest * windows.shape[1]))
         stream = steps.embed(windows, {})
@@ -63,7 +66,6 @@ class SteppedPredictor:
                 for step in steps.steps(layer, {}):
                     state = step(state)
                 stream[batch] = state.stream
-            file.drop_pages()
         return steps.end(stream).inputs
 
     def logits(self, tokens: Tokens, n_rows: int) -> Iterator[Array]:

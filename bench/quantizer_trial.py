@@ -1,13 +1,13 @@
 """Quantizers beside each other: files of equal bytes by edgelm and by llama.cpp, of one float model, and what their predictions are worth.
 
-All quantizers see the same calibration windows, llama.cpp's in an importance matrix made of them. All files are read back and run in
-float32 over the same windows of another text.
+All quantizers see the same calibration windows, llama.cpp's in an importance matrix made of them; `edgelm mixed` may give each matrix
+another format, in no more bytes than the peer's file has. All files are read back and run in float32 over the same windows of another text.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,17 @@ from edgelm.runtime.tokenizer import Tokenizer
 
 PEER = "llama.cpp imatrix"
 UNSCALED = "unscaled"
-QUANTIZERS = ("llama.cpp", PEER, "edgelm round", f"edgelm search {UNSCALED}", "edgelm search", f"edgelm gptq {UNSCALED}", "edgelm gptq")
+MIXED = "edgelm mixed"
+QUANTIZERS = (
+    "llama.cpp",
+    PEER,
+    "edgelm round",
+    f"edgelm search {UNSCALED}",
+    "edgelm search",
+    f"edgelm gptq {UNSCALED}",
+    "edgelm gptq",
+    MIXED,
+)
 
 
 @dataclass(frozen=True)
@@ -93,21 +103,27 @@ def run_trial(source: Path, folder: Path, settings: TrialSettings, n_threads: in
     if not imatrix.exists():
         progress("calibrating")
         calibrate(source, imatrix, settings.calibration, n_tokens=settings.calibration_tokens, n_threads=n_threads)
+    if MIXED in settings.quantizers and PEER not in settings.quantizers:
+        raise InvalidRequestError(f"{MIXED} makes files of the sizes of {PEER}; name both")
     files = [(quantizer, format) for format in settings.formats for quantizer in settings.quantizers]
-    seconds = [_make(source, folder, each, settings, imatrix, n_threads, progress) for each in files]
+    seconds = {}
+    for each in sorted(files, key=lambda each: each[0] == MIXED):  # after the files whose sizes it takes
+        seconds[each] = _make(source, folder, each, settings, imatrix, n_threads, progress)
     with ExitStack() as stack:
         reference = stack.enter_context(closing(open_model(source)))
         text = settings.text.read_text(encoding="utf-8")
         windows = text_windows(Tokenizer.from_metadata(reference.metadata), text, settings.n_tokens, settings.n_window)
-        judge = SteppedPredictor(reference, windows, source.name, progress)
+        judge = SteppedPredictor(reference, windows, source.name, progress, n_threads)
         opened = [stack.enter_context(closing(open_model(_path(folder, *each)))) for each in files]
-        candidates = [SteppedPredictor(file, windows, " ".join(each), progress) for file, each in zip(opened, files, strict=True)]
+        candidates = [
+            SteppedPredictor(file, windows, " ".join(each), progress, n_threads) for file, each in zip(opened, files, strict=True)
+        ]
         evaluations = dict(zip(files, evaluate(judge, candidates, windows, progress), strict=True))
     rows = []
-    for each, took in zip(files, seconds, strict=True):
+    for each in files:
         peer = evaluations.get((PEER, each[1]))
         ratio = None if peer is None or each[0] == PEER else compare(evaluations[each], peer).kl_ratio
-        rows.append(TrialRow(*each, _path(folder, *each).stat().st_size, took, evaluations[each].figures(), ratio))
+        rows.append(TrialRow(*each, _path(folder, *each).stat().st_size, seconds[each], evaluations[each].figures(), ratio))
     return rows
 
 
@@ -145,26 +161,21 @@ def _make(
             allow_requantize=True,
             n_threads=n_threads,
         )
-    else:
-        _, method, *unscaled = quantizer.split()
-        text = settings.calibration if method == "gptq" else None
-        quantize(
-            source,
-            target,
-            format=format,
-            method=method,
-            calibration=text,
-            calibration_tokens=settings.calibration_tokens,
-            imatrix=imatrix if method == "search" else None,
-            scale_channels=False if unscaled else None,
-            embedding_format=embedding,
-            n_threads=n_threads,
-            allow_requantize=True,
-        )
+        return time.perf_counter() - started
+    _, method, *unscaled = quantizer.split()
+    sees_text = method in ("gptq", "mixed")
+    quantize(
+        source,
+        target,
+        format=None if quantizer == MIXED else format,
+        size=_path(folder, PEER, format).stat().st_size if quantizer == MIXED else None,
+        method=None if quantizer == MIXED else method,
+        calibration=settings.calibration if sees_text else None,
+        calibration_tokens=settings.calibration_tokens,
+        imatrix=imatrix if method == "search" else None,
+        scale_channels=False if unscaled else None,
+        embedding_format=None if quantizer == MIXED else embedding,
+        n_threads=n_threads,
+        allow_requantize=True,
+    )
     return time.perf_counter() - started
-
-
-def best_of_size(rows: Sequence[TrialRow], n_bytes: int) -> TrialRow | None:
-    """The peer's file of least mean KL that is no larger than n_bytes."""
-    fitting = [row for row in rows if row.quantizer == PEER and row.n_bytes <= n_bytes]
-    return min(fitting, key=lambda row: row.figures.mean_kl, default=None)
