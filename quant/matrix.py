@@ -45,7 +45,7 @@ class Method:
 
     name: MethodName = "gptq"
     n_sweeps: int = 4
-    damping: float = 0.01
+    damping: float = 0.5
     corrects: bool = True
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgelm.backends.config import ModelConfig
 
-CALIBRATION_TOKENS = 24576
+CALIBRATION_TOKENS = 16384
 WINDOW = 512
 _LEAST_TOKENS = 256
 _MOST_BYTES = 100_000_000  # all of them are made tokens, at about a megabyte a second

@@ -121,7 +121,7 @@ def test_each_layer_is_quantized_for_the_inputs_that_quantized_layers_leave(mode
 
 @pytest.mark.parametrize("corrects", [True, False])
 def test_gptq_knows_both_models_inputs(llama: Model, tmp_path: Path, corrects: bool) -> None:
-    method = Method(n_sweeps=0, corrects=corrects)
+    method = Method(n_sweeps=0, damping=0.01, corrects=corrects)
     found, _ = quantize(llama, tmp_path, method)
     b, a = llama.inputs(WINDOWS, tensors_of(found, llama)), llama.inputs(WINDOWS, {})
     likenesses: dict[bool, list[float]] = {True: [], False: []}

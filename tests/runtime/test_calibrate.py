@@ -73,7 +73,7 @@ def test_folders_are_calibrated_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a" * 600)
     report = calibrate(tmp_path / "folder", tmp_path / "i.gguf", tmp_path / "a.txt", n_threads=1)
     assert report.n_weights == 15
-    assert report.notes == ("calibrated on all 512 tokens that fill whole windows of the text; 24,576 were asked for",)
+    assert report.notes == ("calibrated on all 512 tokens that fill whole windows of the text; 16,384 were asked for",)
 
 
 def test_llama_cpp_takes_the_file(tiny: Path, text: Path, tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_calibration_texts(tiny: Path, tmp_path: Path) -> None:
             quantize(tiny, out, calibration=missing)
     text.write_text(EVERYDAY[:600], encoding="utf-8")
     report = quantize(tiny, out, calibration=text, n_threads=1)  # fewer tokens than inputs of ffn_down
-    assert report.notes == (f"calibrated on all {report.n_tokens} tokens that fill whole windows of the text; 24,576 were asked for",)
+    assert report.notes == (f"calibrated on all {report.n_tokens} tokens that fill whole windows of the text; 16,384 were asked for",)
 
 
 def test_targets(tiny: Path, tmp_path: Path) -> None:
