@@ -208,6 +208,19 @@ def test_folders_of_several_shards(tmp_path: Path) -> None:
         assert file.metadata["tokenizer.chat_template"] == "{{ messages[0].content }}"
 
 
+@pytest.mark.parametrize("class_name", ["LlamaForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM"])
+def test_a_folder_becomes_what_its_gguf_file_becomes(tmp_path: Path, class_name: str) -> None:
+    source, text = tmp_path / "folder", tmp_path / "text.txt"
+    write_folder(source, class_name, "BF16")
+    text.write_text("ab ba aab " * 200, encoding="utf-8")
+    quantize(source, tmp_path / "float.gguf", format="keep")
+    for out, path in (("direct.gguf", source), ("again.gguf", tmp_path / "float.gguf")):
+        assert quantize(path, tmp_path / out, calibration=text, calibration_tokens=512, n_threads=1).scaled_channels
+    direct, again = values(tmp_path / "direct.gguf"), values(tmp_path / "again.gguf")
+    for name, wanted in direct.items():
+        np.testing.assert_array_equal(again[name], wanted, err_msg=name)
+
+
 PACKINGS = [
     Packing("awq", symmetric=False),
     Packing("awq", coarse=True, symmetric=False),
