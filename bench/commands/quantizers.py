@@ -79,20 +79,28 @@ def _table(format: str, rows: Sequence[TrialRow]) -> Table:
 
 
 def _draw(rows: Sequence[TrialRow], path: Path) -> None:
-    """Mean KL against bytes, a line for each quantizer."""
+    """Mean KL against bytes, a colour for each quantizer."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
     except ImportError as error:
         raise MissingPackageError(f"plots need matplotlib, which is not installed ({error}); pip install 'edgelm[bench]'") from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for marker, name in zip("osD^vP", dict.fromkeys(row.quantizer for row in rows), strict=False):
+    for i, name in enumerate(dict.fromkeys(row.quantizer for row in rows)):
         mine = sorted((row for row in rows if row.quantizer == name), key=lambda row: (row.n_bytes, row.format))
         x, y = [row.n_bytes / 1e6 for row in mine], [row.figures.mean_kl for row in mine]
-        axes.errorbar(x, y, [row.figures.se_mean_kl for row in mine], marker=marker, capsize=3, linestyle=":", label=name)
+        colour = f"C{i}"
+        axes.errorbar(x, y, [row.figures.se_mean_kl for row in mine], fmt="osD^vPX*"[i % 8], color=colour, capsize=3, label=name)
+        side, align = (7, "left") if name.startswith("edgelm") else (-7, "right")
         for row in mine:
-            axes.annotate(row.format, (row.n_bytes / 1e6, row.figures.mean_kl), textcoords="offset points", xytext=(6, 4), fontsize=7)
+            point = (row.n_bytes / 1e6, row.figures.mean_kl)
+            axes.annotate(row.format, point, xytext=(side, 0), textcoords="offset points", ha=align, va="center", color=colour, fontsize=8)
     axes.set(xlabel="MB of the file", ylabel="mean KL divergence from the float model, nats", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.15)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=150)
