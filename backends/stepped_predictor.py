@@ -49,11 +49,10 @@ class SteppedPredictor:
         for n in sorted({len(window) for window in windows}):
             some = [window for window in windows if len(window) == n]
             with RowThreads(n_threads) as threads:
-                found = self._run(BlockSteps(file, n, threads), np.stack(some), progress)
+                found = self._run(file, BlockSteps(file, n, threads), np.stack(some), progress)
             self._hidden.update((window[:-1].tobytes(), hidden[:-1]) for window, hidden in zip(some, found, strict=True))
-            file.drop_pages()
 
-    def _run(self, steps: BlockSteps, windows: Tokens, progress: Callable[[str], None]) -> Array:
+    def _run(self, file: ModelFile, steps: BlockSteps, windows: Tokens, progress: Callable[[str], None]) -> Array:
         """The output layer's inputs, [n_windows, n, n_embd]."""
         widest = max(steps.config.n_ff, steps.config.n_embd, steps.config.n_heads * steps.config.head_dim)
         n_batch = max(1, _BATCH_VALUES // (widest * windows.shape[1]))
@@ -66,6 +65,7 @@ class SteppedPredictor:
                 for step in steps.steps(layer, {}):
                     state = step(state)
                 stream[batch] = state.stream
+            file.drop_pages()
         return steps.end(stream).inputs
 
     def logits(self, tokens: Tokens, n_rows: int) -> Iterator[Array]:

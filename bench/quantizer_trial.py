@@ -84,6 +84,8 @@ class TrialSettings:
         unknown = [name for name in self.quantizers if name not in QUANTIZERS]
         if unknown or not self.formats or not self.quantizers:
             raise InvalidRequestError(f"unknown quantizer {', '.join(unknown)}; choose from {', '.join(QUANTIZERS)}, and name a format")
+        if MIXED in self.quantizers and PEER not in self.quantizers:
+            raise InvalidRequestError(f"{MIXED} makes files of the sizes of {PEER}; name both")
         if self.calibration.resolve() == self.text.resolve():
             raise InvalidRequestError(f"{self.text} cannot be calibrated on and evaluated on; give two texts")
 
@@ -103,8 +105,6 @@ def run_trial(source: Path, folder: Path, settings: TrialSettings, n_threads: in
     if not imatrix.exists():
         progress("calibrating")
         calibrate(source, imatrix, settings.calibration, n_tokens=settings.calibration_tokens, n_threads=n_threads)
-    if MIXED in settings.quantizers and PEER not in settings.quantizers:
-        raise InvalidRequestError(f"{MIXED} makes files of the sizes of {PEER}; name both")
     files = [(quantizer, format) for format in settings.formats for quantizer in settings.quantizers]
     seconds = {}
     for each in sorted(files, key=lambda each: each[0] == MIXED):  # after the files whose sizes it takes
