@@ -30,7 +30,7 @@ def quantizers(
     names: Annotated[
         str,
         typer.Option(
-            "--quantizers", metavar="NAME,NAME", help="Of these five, edgelm mixed, edgelm search unscaled, edgelm gptq unscaled."
+            "--quantizers", metavar="NAME,NAME", help="Of these; or edgelm mixed, edgelm search unscaled, edgelm gptq unscaled."
         ),
     ] = "llama.cpp,llama.cpp imatrix,edgelm round,edgelm search,edgelm gptq",
     embedding_format: Annotated[str, typer.Option(metavar="FORMAT", help="Of embedding and output layer, in all files.")] = "q8_0",
