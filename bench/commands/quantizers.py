@@ -29,9 +29,7 @@ def quantizers(
     formats: Annotated[str, typer.Option(metavar="NAME,NAME", help="Block formats of the matrices.")] = "q4_0,q4_1,iq4_nl",
     names: Annotated[
         str,
-        typer.Option(
-            "--quantizers", metavar="NAME,NAME", help="Of these; or edgelm mixed, edgelm search unscaled, edgelm gptq unscaled."
-        ),
+        typer.Option("--quantizers", metavar="NAME,NAME", help="Of these; or edgelm mixed, edgelm search unscaled, edgelm gptq unscaled."),
     ] = "llama.cpp,llama.cpp imatrix,edgelm round,edgelm search,edgelm gptq",
     embedding_format: Annotated[str, typer.Option(metavar="FORMAT", help="Of embedding and output layer, in all files.")] = "q8_0",
     calibration_tokens: Annotated[int, typer.Option(min=256, help="Tokens of the calibration text.")] = CALIBRATION_TOKENS,

@@ -197,7 +197,7 @@ def _table(tensors: tuple[TensorReport, ...]) -> tuple[tuple[str, ...], list[tup
     common = {part: next(iter(found)) for part, found in formats.items() if len(found) == 1}
     header = ("BLOCK", *(f"{part.upper()}\n{common[part]}" if part in common else part.upper() for part in parts))
     rows = [(name, text, *[""] * (len(parts) - 1)) for name, text in others]
-    for number, cells in blocks.items():
+    for number, cells in sorted(blocks.items(), key=lambda row: int(row[0])):
         rows.append((number, *(_cell(cells[part], part in common) if part in cells else "" for part in parts)))
     return header, rows
 
