@@ -11,8 +11,8 @@ they divide like any other. Norms that come after a layer (post_attention_norm, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,23 @@ def folds_of(tensors: Mapping[str, Tensor], layer: int, heads: HeadSizes) -> tup
         _gated_fold(block),
     )
     return tuple(_in_block(fold, block, prefix) for fold in folds)
+
+
+def model_folds(tensors: Mapping[str, Tensor], n_layers: int, heads: HeadSizes, kept: Collection[str]) -> list[Fold]:
+    """Those of all blocks, in order, without those that nothing takes the channels of.
+
+    Args:
+        kept: names of tensors that must stay as they are, which is an obstacle to their folds.
+
+    Raises:
+        ModelFileError: as folds_of.
+    """
+    folds = [fold for layer in range(n_layers) for fold in folds_of(tensors, layer, heads) if fold.consumers]
+    return [_with_obstacle(fold, sorted(fold.changes.intersection(kept))) for fold in folds]
+
+
+def _with_obstacle(fold: Fold, kept: list[str]) -> Fold:
+    return replace(fold, obstacle=f"{kept[0]} is kept as it is") if kept and not fold.obstacle else fold
 
 
 Block = Mapping[str, Tensor]  # one block's tensors by their names within it

@@ -11,7 +11,7 @@ the error weighs by, and what an importance matrix holds. The result is weights 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
 from edgelm.quant.block_format import BlockFormat
-from edgelm.quant.channel_folds import Fold, HeadSizes, folds_of
+from edgelm.quant.channel_folds import Fold
 from edgelm.quant.input_statistics import InputStatistics
 from edgelm.quant.matrix import LinearInputs, Method, naming, quantize_matrix
 from edgelm.quant.model_file import Tensor
@@ -52,34 +52,27 @@ class ChannelScaling:
 
 def scale_model(
     tensors: Mapping[str, Tensor],
-    heads: HeadSizes,
+    folds: Iterable[Fold],
     groups: Iterable[tuple[tuple[str, ...], InputStatistics]],
     formats: Mapping[str, BlockFormat],
-    kept: Collection[str],
     method: Method,
     threads: RowThreads,
 ) -> Iterator[ChannelScaling]:
-    """Choose for all folds of a model whose inputs are known.
+    """Choose for the folds whose inputs are known, in the order of the groups.
 
     Args:
-        tensors: by GGUF name; see folds_of.
+        tensors: by GGUF name.
         groups: names of weights with one input, and its statistics, as quant/calibrate.py yields them; other names are passed over.
         formats: what the linear layers become.
-        kept: names of tensors that must stay as they are, so that their folds are not made.
         method: how they will be quantized.
 
     Raises:
-        ModelFileError: as folds_of.
         InvalidRequestError: as choose_scaling.
     """
+    by_consumer = {fold.consumers[0]: fold for fold in folds}
     for names, statistics in groups:
-        prefix, number = names[0].split(".")[:2]
-        for fold in folds_of(tensors, int(number), heads) if prefix == "blk" else ():
-            if fold.consumers and fold.consumers[0] in names:
-                fixed = sorted(fold.changes.intersection(kept))
-                if fixed and not fold.obstacle:
-                    fold = replace(fold, obstacle=f"{fixed[0]} is kept as it is")
-                yield choose_scaling(fold, tensors, statistics, formats, method, threads)
+        for fold in (by_consumer[name] for name in names if name in by_consumer):
+            yield choose_scaling(fold, tensors, statistics, formats, method, threads)
 
 
 def choose_scaling(

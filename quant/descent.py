@@ -103,7 +103,7 @@ def _chosen(first: NDArray[np.bool_], one: Grid, other: Grid) -> Grid:
 def _choose_codes(block: _Block, slope: Array) -> _Block:
     """The block with better codes, of the slope [n_rows, n], which follows."""
     grid, levels, codes = block.grid, levels_of(block.grid.format), block.codes.copy()
-    _move_codes(slope, block.hessian, grid.scales, levels.values, levels.middles, codes)
+    _move_codes(slope, block.hessian, grid.scales, levels.values, levels.table, codes)
     return replace(block, codes=codes, values=grid.values(codes))
 
 
@@ -151,7 +151,7 @@ def _move_scales(slope, hessian, levels, has_offset, scales, offsets):  # type: 
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "arcp", "nsz"})
-def _move_codes(slope, hessian, scales, levels, middles, codes):  # type: ignore[no-untyped-def]
+def _move_codes(slope, hessian, scales, levels, table, codes):  # type: ignore[no-untyped-def]
     """Codes [n_rows, n] to the levels nearest to l_i + G_i / (H_ii s), one after the other; the slope follows."""
     n_rows, n = codes.shape
     size = n // scales.shape[1]
@@ -163,7 +163,7 @@ def _move_codes(slope, hessian, scales, levels, middles, codes):  # type: ignore
                 if scale == 0:
                     continue
                 old = codes[row, i]
-                code = nearest(levels[old] + g[i] / hessian[i, i] / scale, levels, middles)
+                code = nearest(levels[old] + g[i] / hessian[i, i] / scale, levels, table)
                 if code != old:
                     codes[row, i] = code
                     change, h = scale * (levels[code] - levels[old]), hessian[i]

@@ -29,20 +29,20 @@ def gptq(weights: NDArray[np.float32], factor: InverseFactor, grid: Grid) -> NDA
         block, after = slice(start, min(start + _BLOCK, n_columns)), slice(start + _BLOCK, n_columns)
         errors, upper = np.ascontiguousarray(work[:, block]), np.ascontiguousarray(factor.upper[block, block])
         found = np.empty(errors.shape, np.uint8)
-        _round_block(errors, upper, group[block], grid.scales, offsets, levels.values, levels.middles, levels.zero, found)
+        _round_block(errors, upper, group[block], grid.scales, offsets, levels.values, levels.table, levels.zero, found)
         codes[:, factor.order[block]] = found
         work[:, after] -= errors @ factor.upper[block, after]
     return codes
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "arcp", "nsz"})
-def _round_block(work, upper, group, scales, offsets, levels, middles, zero, codes):  # type: ignore[no-untyped-def]
+def _round_block(work, upper, group, scales, offsets, levels, table, zero, codes):  # type: ignore[no-untyped-def]
     """Codes of a block of columns; `work` [n_rows, n] holds the weights before and the errors e afterwards."""
     for row in range(work.shape[0]):
         w = work[row]
         for i in range(len(w)):
             scale, offset = scales[row, group[i]], offsets[row, group[i]]
-            code = nearest((w[i] - offset) / scale, levels, middles) if scale != 0 else zero
+            code = nearest((w[i] - offset) / scale, levels, table) if scale != 0 else zero
             codes[row, i] = code
             error = (w[i] - (scale * levels[code] + offset)) / upper[i, i]
             w[i] = error

@@ -25,14 +25,15 @@ def pack_nibbles(codes: Codes) -> Codes:
     return packed
 
 
-# The nearest code by ceil(2 x) + 256. The middles between table values are multiples of one half, so ceil(2 x) tells the side of each.
-_NEAREST = np.searchsorted(IQ4_TABLE[1:] + IQ4_TABLE[:-1], np.arange(-256, 257)).astype(np.uint8)
+# The nearest code by ceil(2 x) + 256, |x| <= 128. Middles between table values are multiples of one half, so ceil(2 x) tells the side of each.
+NEAREST_IQ4 = np.searchsorted(IQ4_TABLE[1:] + IQ4_TABLE[:-1], np.arange(-256, 257)).astype(np.uint8)
+NEAREST_IQ4.setflags(write=False)
 
 
 def nearest_iq4(scaled: NDArray[Any]) -> Codes:
     """Codes of the table values nearest to the given ones, same shape."""
     bounded = np.fmin(np.fmax(scaled, -128), 128)
-    codes: Codes = _NEAREST[np.ceil(bounded * 2).astype(np.int16) + np.int16(256)]
+    codes: Codes = NEAREST_IQ4[np.ceil(bounded * 2).astype(np.int16) + np.int16(256)]
     return codes
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import InsufficientMemoryError
 from edgelm.quant.blocks import F32
 from edgelm.quant.channel_scaling import scaled_inputs
 from edgelm.quant.gguf_metadata import FILE_TYPES, encode_metadata
@@ -18,6 +17,7 @@ from edgelm.quant.gguf_writer import TensorSource, file_bytes, write_gguf
 from edgelm.quant.goals import Goal, row_chunks
 from edgelm.quant.input_statistics import Calibration
 from edgelm.quant.matrix import LinearInputs, Method, QuantizedMatrix, naming, quantize_by_what_is_known
+from edgelm.quant.memory_limit import MemoryLimit
 from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scratch import Scratch
@@ -43,7 +43,7 @@ class Quantizer:
         work: keeps what is finished.
         threads: that compute.
         say: told of progress.
-        max_bytes: resident memory beyond which the work stops with an error; it can be resumed.
+        memory: beyond which the work stops with an error; it can be resumed.
         columns: by what the columns of some matrices of the file were multiplied, float32 [n_in] by name, since statistics of their
             inputs were collected.
     """
@@ -54,7 +54,7 @@ class Quantizer:
     work: WorkFolder
     threads: RowThreads
     say: Say
-    max_bytes: int
+    memory: MemoryLimit
     columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def one_by_one(self, calibration: Calibration) -> None:
@@ -117,7 +117,7 @@ class Quantizer:
             with naming(name):
                 parts.append(quantize_by_what_is_known(rows, self.goals[name].format, self.method, inputs, self.threads))
             n_done += rows.size
-            self._check_memory()
+            self.memory.check()
             self.file.drop_pages()
         self._save(name, parts)
 
@@ -139,7 +139,7 @@ class Quantizer:
         if parts[0].note:
             facts["note"] = parts[0].note
         self.work.save_tensor(name, self.goals[name].format, self.goals[name].shape, (part.data for part in parts), facts)
-        self._check_memory()
+        self.memory.check()
 
     def _finished(self, names: Iterable[str]) -> dict[str, Tensor]:
         done = self.work.finished
@@ -157,17 +157,6 @@ class Quantizer:
         done = self.work.finished
         n_done = sum(self.goals[name].n_weights for name in counted if name in done)
         self.say(what, n_done + n_more, sum(self.goals[name].n_weights for name in counted))
-
-    def _check_memory(self) -> None:
-        import psutil
-
-        used = psutil.Process().memory_info().rss
-        if used > self.max_bytes:
-            lighter = ", or choose --method search, which takes less" if self.method.name == "gptq" else ""
-            raise InsufficientMemoryError(
-                f"{used / 1e6:,.0f} MB are in use, more than the {self.max_bytes / 1e6:,.0f} MB allowed; run the same command again with a "
-                f"larger --max-memory, and it goes on from here{lighter}"
-            )
 
 
 def write_quantized(

@@ -46,7 +46,7 @@ def search_scales(weights: NDArray[np.float32], importance: NDArray[np.float32],
         _with_offset(weights, h, size, n_levels, ends, scales, offsets, curvature)
         return grid_format.round(scales, offsets, curvature)
     factors = np.linspace(*_SPREAD[n_levels]).astype(np.float32)
-    _without_offset(weights, h, size, levels.values, levels.middles, factors, scales, curvature)
+    _without_offset(weights, h, size, levels.values, levels.table, factors, scales, curvature)
     return grid_format.round(scales, None, curvature)
 
 
@@ -67,7 +67,7 @@ def emphasized(weights: NDArray[np.float32], squares: NDArray[np.float32]) -> ND
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "arcp", "nsz"})
-def _without_offset(weights, importance, size, levels, middles, factors, scales, curvature):  # type: ignore[no-untyped-def]
+def _without_offset(weights, importance, size, levels, table, factors, scales, curvature):  # type: ignore[no-untyped-def]
     """Both signs of the scale are tried, for the levels reach further on one side of 0 than on the other."""
     for row in range(weights.shape[0]):
         h_row = importance[row % importance.shape[0]]
@@ -86,7 +86,7 @@ def _without_offset(weights, importance, size, levels, middles, factors, scales,
                     inverse = sign * factor * levels[0] / largest
                     wl, ll = np.float32(0), np.float32(0)
                     for j in range(size):
-                        level = levels[nearest(w[j] * inverse, levels, middles)]
+                        level = levels[nearest(w[j] * inverse, levels, table)]
                         wl += h[j] * w[j] * level
                         ll += h[j] * level * level
                     # <w, l>^2 / <l, l> of both, without the division, whose rounding would decide between signs that are the same.

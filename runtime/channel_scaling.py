@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgelm.quant.goals import Goal
     from edgelm.quant.input_statistics import Calibration, InputStatistics
     from edgelm.quant.matrix import Method
+    from edgelm.quant.memory_limit import MemoryLimit
     from edgelm.quant.model_file import ModelFile
     from edgelm.quant.quantize import Say
     from edgelm.quant.row_threads import RowThreads
@@ -34,30 +35,35 @@ def choose_scalings(
     work: WorkFolder,
     threads: RowThreads,
     say: Say,
+    memory: MemoryLimit,
 ) -> tuple[ChannelScaling, ...]:
-    """For all folds of a model whose inputs are known: newly, or as an interrupted run did.
+    """For all folds of a model whose inputs are known: as an interrupted run did, and newly where it had not come.
 
     Args:
         known: statistics of the inputs, or the windows of tokens [n_windows, n] to take them from.
+        memory: looked at after each fold.
     """
     from edgelm.backends.config import read_config
-    from edgelm.quant.channel_folds import HeadSizes
+    from edgelm.quant.channel_folds import HeadSizes, model_folds
     from edgelm.quant.channel_scaling import scale_model
-    from edgelm.quant.scaling_record import save_scalings, stored_scalings
+    from edgelm.quant.scaling_record import save_scaling, stored_scaling
     from edgelm.quant.scratch import Scratch
 
     config = read_config(file.metadata)
     heads = HeadSizes(config.n_heads, config.n_kv_heads, config.head_dim)
-    stored = stored_scalings(work, file, heads)
-    if stored is not None:
-        return stored
     formats = {name: goal.format for name, goal in goals.items() if goal.is_quantized}
     kept = {name for name, goal in goals.items() if goal.is_kept and len(goal.shape) > 1}
-    with Scratch(work.path.parent) as scratch:
-        groups = _known(known) if isinstance(known, Mapping) else _measured(file, known, method, threads, scratch, say)
-        scalings = tuple(scale_model(file.tensors, heads, groups, formats, kept, method, threads))
-    save_scalings(work, scalings)
-    return scalings
+    folds = {fold: stored_scaling(work, fold) for fold in model_folds(file.tensors, config.n_layers, heads, kept)}
+    scalings = [scaling for scaling in folds.values() if scaling]
+    to_do = [fold for fold, scaling in folds.items() if scaling is None]
+    if to_do:
+        with Scratch(work.path.parent) as scratch:
+            groups = _known(known) if isinstance(known, Mapping) else _measured(file, known, method, threads, scratch, say)
+            for scaling in scale_model(file.tensors, to_do, groups, formats, method, threads):
+                save_scaling(work, scaling)
+                scalings.append(scaling)
+                memory.check()
+    return tuple(scalings)
 
 
 def scaled_columns(scalings: Iterable[ChannelScaling]) -> dict[str, NDArray[np.float32]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgelm.quant.channel_scaling import ChannelScaling
     from edgelm.quant.goals import Goal
     from edgelm.quant.input_statistics import Calibration
     from edgelm.quant.matrix import Method
@@ -137,6 +138,7 @@ class QuantizeJob:
     ) -> tuple[TensorReport, ...]:
         """Quantize what an earlier run has not, and write the file."""
         from edgelm.quant.fingerprint import make_fingerprint
+        from edgelm.quant.memory_limit import MemoryLimit
         from edgelm.quant.quantize import Quantizer, write_quantized
         from edgelm.quant.scaled_file import ScaledFile
         from edgelm.quant.work_folder import open_or_create
@@ -150,10 +152,13 @@ class QuantizeJob:
         }
         fingerprint = make_fingerprint(self.source, settings, self.texts)
         with open_or_create(self.target, fingerprint, self.restart) as work:
+            memory = MemoryLimit(self.max_memory, ", or choose --method search, which takes less" if self.method.name == "gptq" else "")
             measured = self.known if windows is None else windows
-            scalings = choose_scalings(file, goals, self.method, measured, work, threads, self.say) if self.scales_channels else ()
+            scalings: tuple[ChannelScaling, ...] = ()
+            if self.scales_channels:
+                scalings = choose_scalings(file, goals, self.method, measured, work, threads, self.say, memory)
             scaled = ScaledFile(file, scalings)
-            quantizer = Quantizer(scaled, goals, self.method, work, threads, self.say, self.max_memory, scaled_columns(scalings))
+            quantizer = Quantizer(scaled, goals, self.method, work, threads, self.say, memory, scaled_columns(scalings))
             if windows is None:
                 quantizer.one_by_one(self.known)
             else:

@@ -16,7 +16,7 @@ from edgelm.backends.block_steps import BlockSteps
 from edgelm.backends.reference import ReferenceModel
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.blocks import F16, F32, FORMATS, BlockFormat
-from edgelm.quant.channel_folds import HeadSizes, folds_of
+from edgelm.quant.channel_folds import HeadSizes, folds_of, model_folds
 from edgelm.quant.channel_scaling import ALPHAS, ChannelScaling, choose_scaling, scale_model, scaled_inputs
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.input_statistics import InputAccumulator, InputStatistics
@@ -285,7 +285,8 @@ def test_folds_of_what_is_kept_are_not_made(threads: RowThreads) -> None:
     formats = {"blk.0.ffn_up.weight": Q4_0}
     for kept, is_made in (((), True), (("blk.0.ffn_down.weight",), True), (("blk.0.ffn_up.weight",), False)):
         groups = [(("blk.0.ffn_up.weight",), statistics["blk.0.ffn_up.weight"])]
-        (scaling,) = scale_model(tensors, SIZES, groups, formats, kept, Method(), threads)
+        folds = model_folds(tensors, 1, SIZES, kept)
+        (scaling,) = scale_model(tensors, folds, groups, formats, Method(), threads)
         assert (scaling.alpha > 0) == is_made
         assert scaling.skipped == ("" if is_made else "blk.0.ffn_up.weight is kept as it is")
 

@@ -20,6 +20,7 @@ from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.goals import set_goals
 from edgelm.quant.input_statistics import Calibration, InputAccumulator
 from edgelm.quant.matrix import LinearInputs, Method
+from edgelm.quant.memory_limit import MemoryLimit
 from edgelm.quant.quantize import Quantizer, write_quantized
 from edgelm.quant.row_threads import RowThreads
 from edgelm.quant.scratch import Scratch
@@ -40,7 +41,7 @@ def quantizer(source: Path, target: Path, method: Method, **changes: Any) -> Ite
     told: Told = []
     with GGUFFile(source) as file, RowThreads(1) as threads, open_or_create(target, {}) as work:
         goals = set_goals(file, FormatRules(Q4_0, output=Q4_0), {}, allow_requantize=False)
-        rest = {"max_bytes": 1 << 40, **changes}
+        rest = {"memory": MemoryLimit(1 << 40), **changes}
         yield Quantizer(file, goals, method, work, threads, lambda *what: told.append(what), **rest), told
 
 
@@ -143,7 +144,7 @@ def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path) -> None:
 def test_a_limit_of_memory_leaves_what_is_done(source: Path, tmp_path: Path) -> None:
     complaint = r"more than the 0 MB allowed; .* it goes on from here$"
     with (
-        quantizer(source, tmp_path / "q.gguf", Method("search"), max_bytes=1000) as (work, _),
+        quantizer(source, tmp_path / "q.gguf", Method("search"), memory=MemoryLimit(1000)) as (work, _),
         pytest.raises(InsufficientMemoryError, match=complaint),
     ):
         work.one_by_one({})

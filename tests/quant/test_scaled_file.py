@@ -12,7 +12,7 @@ from edgelm.backends.block_steps import BlockSteps
 from edgelm.backends.reference import ReferenceModel
 from edgelm.quant.blocks import FORMATS
 from edgelm.quant.calibrate import calibrate
-from edgelm.quant.channel_folds import HeadSizes
+from edgelm.quant.channel_folds import HeadSizes, model_folds
 from edgelm.quant.channel_scaling import scale_model
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.matrix import Method
@@ -31,7 +31,8 @@ def test_scaled_file_gives_the_same_logits(tmp_path: Path, variant: str) -> None
         formats = {name: FORMATS["Q4_0"] for name, tensor in file.tensors.items() if name.startswith("blk.") and len(tensor.shape) == 2}
         model = BlockSteps(file, TOKENS.shape[1], threads)
         groups = dict(calibrate(model, TOKENS, 1, True, threads, scratch, lambda *_: None))
-        scalings = tuple(scale_model(file.tensors, heads, groups.items(), formats, (), Method(), threads))
+        folds = model_folds(file.tensors, config.n_layers, heads, kept=())
+        scalings = tuple(scale_model(file.tensors, folds, groups.items(), formats, Method(), threads))
         scaled = ScaledFile(file, scalings)
 
         assert len(scalings) == 4 * config.n_layers

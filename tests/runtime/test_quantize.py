@@ -518,9 +518,9 @@ quantize(sys.argv[1], sys.argv[2], calibration=sys.argv[3], calibration_tokens=1
 def test_killed_and_resumed_work_gives_the_same_file(
     tiny: Path, text: Path, quantized: tuple[Path, QuantizeReport], tmp_path: Path
 ) -> None:
-    """Killed within a block, before its checkpoint; then between two blocks."""
+    """Killed while channels are scaled; within a block, before its checkpoint; then between two blocks."""
     out = tmp_path / "q.gguf"
-    for place, count in (("block 2 of 3", 4), ("block 3 of 3", 1)):
+    for place, count in (("channels of block 3 of 3", 1), ("block 2 of 3", 4), ("block 3 of 3", 1)):
         command = (sys.executable, "-c", KILLED, str(tiny), str(out), str(text), place, str(count))
         assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
         assert_nothing_made(out)
