@@ -25,7 +25,7 @@ def pack_nibbles(codes: Codes) -> Codes:
     return packed
 
 
-# The nearest code by ceil(2 x) + 256, |x| <= 128. Middles between table values are multiples of one half, so ceil(2 x) tells the side of each.
+# The nearest code by ceil(2 x) + 256, |x| <= 128: middles between table values are multiples of one half, so that tells the side of each.
 NEAREST_IQ4 = np.searchsorted(IQ4_TABLE[1:] + IQ4_TABLE[:-1], np.arange(-256, 257)).astype(np.uint8)
 NEAREST_IQ4.setflags(write=False)
 
