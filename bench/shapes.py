@@ -108,7 +108,8 @@ def find_format(format_name: str) -> BlockFormat:
 def tensor_sizes(name: str, format_name: str = "Q4_0") -> list[TensorSize]:
     """Every tensor of a model of SHAPES[name], in the order of the file.
 
-    All linear layers have the format; the output layer is Q6_K, as llama.cpp's quantizer has it, or Q8_0 where rows are not whole blocks.
+    All linear layers have the format; the output layer is Q6_K, as llama.cpp's quantizer has it, or Q8_0 where rows are not whole blocks;
+    with a float format it has that too.
 
     Raises:
         InvalidRequestError: no such shape or format, or its blocks do not divide the shape's rows.
@@ -259,6 +260,8 @@ def _sizes(shape: Shape, block: BlockFormat) -> Iterator[TensorSize]:
     embd, ff, head = shape.n_embd, shape.n_ff, shape.head_dim
     q, kv = shape.n_heads * head, shape.n_kv_heads * head
     output = Q8_0 if embd % Q6_K.n_elements else Q6_K
+    if block.n_elements == 1:  # a float model, as a quantizer takes it
+        output = block
 
     def norm(name: str, n: int) -> TensorSize:
         return TensorSize(f"{name}_norm.weight", (n,), F32)

@@ -101,6 +101,11 @@ PARAMETERS = {
 }
 
 
+def test_float_shapes_are_float_throughout() -> None:
+    assert {size.format.name for size in tensor_sizes("smollm2-135m", "F16")} == {"F16", "F32"}
+    assert {size.format.name for size in tensor_sizes("llama-3.2-1b", "Q4_0")} == {"Q4_0", "Q6_K", "F32"}
+
+
 def test_shapes_have_the_published_numbers_of_parameters() -> None:
     counted = {name: sum(prod(size.shape) for size in tensor_sizes(name)) for name in SHAPES}
     assert counted == PARAMETERS
