@@ -17,6 +17,7 @@ from edgelm.quant.row_threads import RowThreads
 Array = NDArray[np.float32]
 _ATTEMPTS = 4  # each with ten times the damping of the one before
 _LEAF = 128  # columns below which a matrix is factored at once, in float64
+_COLUMNS = 512  # of a triangular product that are computed at a time
 _STRIP = 128  # rows, or columns, of a product that are computed at a time
 
 
@@ -35,13 +36,17 @@ class InverseFactor:
     upper: Array
     damping: float
 
-    def divide(self, products: Array, threads: RowThreads) -> None:
-        """products [n_rows, n] becomes products inv(H), in place, columns in their original order."""
-
-        def divide(rows: slice) -> None:
-            products[rows, self.order] = products[rows, self.order] @ self.upper.T @ self.upper
-
-        threads.run(divide, len(products), _STRIP)
+    def divide(self, products: Array) -> Array:
+        """products inv(H), [n_rows, n], columns in their original order."""
+        x = products[:, self.order]
+        strips = [slice(start, start + _COLUMNS) for start in range(0, x.shape[1], _COLUMNS)]
+        for columns in strips:  # upper^T, in place: below the strip it is 0, and what is left of the strip is no longer needed
+            x[:, columns] = x[:, columns.start :] @ self.upper[columns, columns.start :].T
+        for columns in reversed(strips):
+            x[:, columns] = x[:, : columns.stop] @ self.upper[: columns.stop, columns]
+        result = np.empty_like(x)
+        result[:, self.order] = x
+        return result
 
 
 def factorize(hessian: Array, damping: float, threads: RowThreads) -> InverseFactor:

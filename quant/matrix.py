@@ -64,19 +64,19 @@ class LinearInputs:
         squares: float32 [n_in], the mean of b_i^2.
         hessian: float32 [n_in, n_in], the mean of b b^T, damped; None where only squares are known.
         factor: of the inverse of that.
-        correction: float32 [n_in, n_in], the mean of (a - b) b^T times inv(hessian); None where a is b.
+        drift: float32 [n_in, n_in], the mean of (a - b) b^T; None where a is b.
     """
 
     squares: Array
     hessian: Array | None = None
     factor: InverseFactor | None = None
-    correction: Array | None = None
+    drift: Array | None = None
 
     @staticmethod
     def of(outer: Array, damping: float, threads: RowThreads, drift: Array | None = None) -> LinearInputs:
         """From the mean of b b^T and, where a is not b, of (a - b) b^T, float32 [n_in, n_in] each.
 
-        Both are used up: they become the Hessian and the correction. With the factor, memory holds three such matrices at the most.
+        The first is used up: it becomes the Hessian.
         Inputs that are all zero have no Hessian.
 
         Raises:
@@ -86,16 +86,14 @@ class LinearInputs:
         if not squares.any():
             return LinearInputs(squares)
         factor = factorize(outer, damping, threads)
-        if drift is not None:
-            factor.divide(drift, threads)
         return LinearInputs(squares, outer, factor, drift)
 
     def target(self, weights: Array) -> Array:
-        """The weights T [n_rows, n_in] for which T b comes nearest to `weights` a: T = W + W correction, by least squares.
+        """The weights T [n_rows, n_in] for which T b comes nearest to `weights` a: T = W + W drift inv(hessian), by least squares.
 
         (The asymmetric calibration of GPTAQ, Li et al. 2025, arXiv 2504.02692, in closed form.)
         """
-        return weights if self.correction is None else weights + weights @ self.correction
+        return weights if self.drift is None or self.factor is None else weights + self.factor.divide(weights @ self.drift)
 
     def energy(self, x: Array) -> float:
         """The mean of |x b|^2 for x [n_rows, n_in], as well as it is known."""

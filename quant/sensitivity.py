@@ -9,7 +9,7 @@ coarsely while all else stays as it is, and the damage this does is shared out b
 where dx is the change of the residual stream x at the next sum, when this tensor alone is in that format. Its norm says nearly all of what
 later blocks, which normalize the stream, make of it; the error of the layer's own outputs does not: attention averages most of an error in
 v away, but not what tokens have in common. For the embedding c is the error of the rows that occur in the text, and for the output layer
-that of its outputs on some rows.
+that of its outputs on some rows; for an embedding that is both, that of its outputs on the rows that occur.
 
 All probes go through the model side by side, block after block, so that the weights of a block are decoded once; the streams between the
 blocks rest on the disk.
@@ -118,9 +118,17 @@ class _Sweep:
 
     def begin(self, windows: Tokens) -> None:
         """The stream before the first block, and that of a coarse embedding."""
-        probe = _Probe({EMBEDDING: self._trials.on_rows(self._tensors[EMBEDDING], np.unique(windows), None)})
+        inputs = self._output_inputs(windows) if OUTPUT not in self._tensors else None
+        probe = _Probe({EMBEDDING: self._trials.on_rows(self._tensors[EMBEDDING], np.unique(windows), inputs)})
         self._scratch.put(_FLOAT, self._model.embed(windows, {}))
         self._start(probe, self._model.embed(windows, probe.coarse))
+
+    def _output_inputs(self, windows: Tokens) -> LinearInputs:
+        """By which an embedding that is the output layer, too, is quantized."""
+        model, stream = self._model, self._model.embed(windows, {})
+        for layer in range(model.n_layers):
+            stream = _advanced(model.begin(layer, stream, {}), model.steps(layer, {}))
+        return _inputs(model.end(stream))
 
     def block(self, layer: int) -> None:
         """Take all streams through a block, where the probes of its own linear layers begin."""

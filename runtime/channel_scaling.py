@@ -1,4 +1,4 @@
-"""Scaling the channels of a model before it is quantized: which text and how much of it the choice rests on."""
+"""What is chosen with a pass of the float model before it is quantized: by what channels are scaled, and what enters the output layer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def choose_scalings(
     from edgelm.backends.config import read_config
     from edgelm.quant.channel_folds import HeadSizes, model_folds
     from edgelm.quant.channel_scaling import scale_model
-    from edgelm.quant.scaling_record import save_scaling, stored_scaling
+    from edgelm.quant.scaling_record import save_scaling, stored_output_inputs, stored_scaling
     from edgelm.quant.scratch import Scratch
 
     config = read_config(file.metadata)
@@ -56,9 +56,9 @@ def choose_scalings(
     folds = {fold: stored_scaling(work, fold) for fold in model_folds(file.tensors, config.n_layers, heads, kept)}
     scalings = [scaling for scaling in folds.values() if scaling]
     to_do = [fold for fold, scaling in folds.items() if scaling is None]
-    if to_do:
+    if to_do or (not isinstance(known, Mapping) and stored_output_inputs(work) is None):
         with Scratch(work.path.parent) as scratch:
-            groups = _known(known) if isinstance(known, Mapping) else _measured(file, known, method, threads, scratch, say)
+            groups = _known(known) if isinstance(known, Mapping) else _measured(file, known, method, work, threads, scratch, say)
             for scaling in scale_model(file.tensors, to_do, groups, formats, method, threads):
                 save_scaling(work, scaling)
                 scalings.append(scaling)
@@ -81,13 +81,21 @@ def _known(calibration: Calibration) -> list[Group]:
 
 
 def _measured(
-    file: ModelFile, windows: NDArray[np.int32], method: Method, threads: RowThreads, scratch: Scratch, say: Say
+    file: ModelFile,
+    windows: NDArray[np.int32],
+    method: Method,
+    work: WorkFolder,
+    threads: RowThreads,
+    scratch: Scratch,
+    say: Say,
 ) -> Iterator[Group]:
-    """From some of the windows, from all over the text."""
+    """From some of the windows, from all over the text. What is known of the output layer is kept for an embedding that is that, too."""
     import numpy as np
 
     from edgelm.backends.block_steps import BlockSteps
     from edgelm.quant.calibrate import calibrate
+    from edgelm.quant.scaling_record import save_output_inputs
+    from edgelm.quant.tensor_formats import OUTPUT
 
     n = min(len(windows), max(1, _TOKENS // int(windows.shape[1])))
     some = windows[np.linspace(0, len(windows) - 1, n).round().astype(int)]
@@ -96,4 +104,7 @@ def _measured(
     def tell(what: str, n_done: int, n_all: int) -> None:
         say(f"channels of {what}", n_done, n_all)
 
-    yield from calibrate(model, some, batch_size(model.config, some), method.name == "gptq", threads, scratch, tell)
+    for names, statistics in calibrate(model, some, batch_size(model.config, some), method.name == "gptq", threads, scratch, tell):
+        if names == (OUTPUT,):
+            save_output_inputs(work, statistics)
+        yield names, statistics

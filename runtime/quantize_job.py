@@ -176,7 +176,17 @@ class QuantizeJob:
 
         model = BlockSteps(quantizer.file, windows.shape[1], quantizer.threads)
         with Scratch(self.target.resolve().parent) as scratch:
-            quantizer.block_by_block(model, windows, batch_size(model.config, windows), scratch, self.known)
+            quantizer.block_by_block(model, windows, batch_size(model.config, windows), scratch, self._embedding_inputs(quantizer))
+
+    def _embedding_inputs(self, quantizer: Quantizer) -> Calibration:
+        """Those of an embedding that is the output layer, too, as it has them there; 8 bits lose too little to gain by them."""
+        from edgelm.quant.scaling_record import stored_output_inputs
+        from edgelm.quant.tensor_formats import EMBEDDING, OUTPUT, bits_per_weight
+
+        inputs = stored_output_inputs(quantizer.work)
+        if inputs is None or OUTPUT in quantizer.goals or bits_per_weight(quantizer.goals[EMBEDDING].format) >= 8:
+            return self.known
+        return {EMBEDDING: inputs, **self.known}
 
     def _facts(self, windows: Windows | None, hashes: Mapping[str, str]) -> dict[str, str | int | float]:
         """Metadata of how the file was made."""

@@ -73,7 +73,7 @@ def diverged(file: ModelFile, replaced: Mapping[str, Tensor]) -> float:
 
 
 def inputs_of(file: ModelFile) -> dict[str, LinearInputs]:
-    """Of every linear layer, in the float model."""
+    """Of every linear layer and of the output layer, which may be the embedding, in the float model."""
     steps, found = BlockSteps(file, WINDOWS.shape[1]), {}
     stream = steps.embed(WINDOWS, {})
     for layer in range(steps.n_layers):
@@ -84,7 +84,8 @@ def inputs_of(file: ModelFile) -> dict[str, LinearInputs]:
             state = step(state)
         stream = state.stream
     last = steps.end(stream).inputs
-    return found | {"output.weight": LinearInputs(np.mean(np.square(last.reshape(-1, last.shape[-1])), axis=0))}
+    output = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
+    return found | {output: LinearInputs(np.mean(np.square(last.reshape(-1, last.shape[-1])), axis=0))}
 
 
 def quantized(file: ModelFile, formats: Mapping[str, BlockFormat]) -> dict[str, Tensor]:

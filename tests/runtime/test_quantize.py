@@ -13,6 +13,7 @@ from gguf import GGUFReader
 from quantized_files import edgelm, kl, logits, tokens, values
 from tiny_models import CHAT_TEMPLATE, write_tiny
 
+from edgelm.backends.block_steps import BlockSteps
 from edgelm.backends.engine_predictor import EnginePredictor
 from edgelm.backends.registry import open_backend
 from edgelm.errors import InvalidRequestError, ModelFileError
@@ -77,6 +78,30 @@ def test_the_report_is_true(quantized: tuple[Path, QuantizeReport], tiny: Path) 
     assert all(error is not None and 0 < error < 0.02 for error in errors.values())
     assert report.seconds > 0
     assert 50e6 < report.peak_bytes < 4e9
+
+
+@pytest.mark.parametrize(("method", "part"), [("search", 0.97), ("gptq", 0.85)])
+def test_an_embedding_that_is_the_output_layer_is_quantized_for_its_inputs_there(
+    tiny: Path, text: Path, tmp_path: Path, method: str, part: float
+) -> None:
+    plain, known = tmp_path / "plain.gguf", tmp_path / "known.gguf"
+    quantize(tiny, plain, format="f16", embedding_format="q4_0", method="search")
+    quantize(tiny, known, format="f16", embedding_format="q4_0", method=method, calibration=text, calibration_tokens=2048)
+    with GGUFFile(tiny) as file:
+        steps = BlockSteps(file, 120)
+        stream = steps.embed(tokens(tiny)[None], {})
+        for layer in range(steps.n_layers):
+            state = steps.begin(layer, stream, {})
+            for step in steps.steps(layer, {}):
+                state = step(state)
+            stream = state.stream
+        outputs = steps.end(stream).inputs[0]
+
+    def lost(path: Path) -> float:
+        change = values(path)["token_embd.weight"] - values(tiny)["token_embd.weight"]
+        return float(np.square(outputs @ change.T).mean())
+
+    assert lost(known) < part * lost(plain)
 
 
 @pytest.fixture(scope="module")
