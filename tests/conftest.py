@@ -7,8 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.backends.cpu.engine import kernel_folder
 from edgelm.bench.dequantize import write_dequantized
 from edgelm.runtime.download import pull
+from edgelm.runtime.settings import read_settings
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """edgelm's folder for one test. Only compiled kernels are the user's: compiling them again would take many seconds."""
+    kernels = kernel_folder(read_settings().home)
+    kernels.mkdir(parents=True, exist_ok=True)
+    own = tmp_path / "home"
+    own.mkdir()
+    (own / "kernels").symlink_to(kernels, target_is_directory=True)
+    monkeypatch.setenv("EDGELM_HOME", str(own))
+    return own
 
 
 @pytest.fixture(scope="session")

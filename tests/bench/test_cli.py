@@ -22,11 +22,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """edgelm's folder, so that nobody's history is written to."""
-    monkeypatch.setenv("EDGELM_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+# Nobody's history is written to.
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -104,7 +101,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
         shown = capsys.readouterr()
         assert "cannot be written" in shown.err
         assert shown.out == ""
-    assert not home.exists()
+    assert [kept.name for kept in home.iterdir()] == ["kernels"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which not even root can write: Linux's /proc")

@@ -120,16 +120,15 @@ def test_an_opening_that_may_have_exported_or_compiled_is_no_start(model: Path) 
     assert [(engine.state, engine.openings) for engine in bench.engines] == [("complete", ())]
 
 
-def test_cold_starts_of_onnx_are_of_its_own_export(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGELM_HOME", str(tmp_path))
-    other = tmp_path / "onnx" / "another model" / "weights.bin"
+def test_cold_starts_of_onnx_are_of_its_own_export(model: Path, home: Path) -> None:
+    other = home / "onnx" / "another model" / "weights.bin"
     other.parent.mkdir(parents=True)
     other.write_bytes(bytes(20 << 20))
     bench = Interleaving(model, Workload(("onnx",), prompts=(), n_generate=2, repeat=1, n_cold=1), 0.0, lambda _text, _done: None)
     bench.run()
     (engine,) = bench.engines
     cold, warm = engine.openings
-    assert len(list((tmp_path / "onnx").iterdir())) == 2, "the export is not where EDGELM_HOME says"
+    assert len(list((home / "onnx").iterdir())) == 2, "the export is not where EDGELM_HOME says"
     if cold.cached is None:
         pytest.skip("the system does not tell what is in its page cache")
     assert warm.cached > 0.95  # though most bytes of the folder of all exports are another model's

@@ -18,7 +18,6 @@ from tiny_models import write_tiny
 from edgelm.errors import InsufficientMemoryError, InvalidRequestError, ModelFileError
 from edgelm.quant.work_folder import work_path
 from edgelm.runtime.quantize import quantize
-from edgelm.runtime.quantize_report import QuantizeReport
 
 Array = np.ndarray[Any, Any]
 
@@ -79,25 +78,23 @@ def say(what, n_done, n_all):
     if (what, places.count(what)) == (sys.argv[4], int(sys.argv[5])):
         os.kill(os.getpid(), signal.SIGKILL)
 places = []
-quantize(sys.argv[1], sys.argv[2], calibration=sys.argv[3], calibration_tokens=1024, n_threads=1, say=say)
+quantize(sys.argv[1], sys.argv[2], calibration=sys.argv[3], calibration_tokens=1024, n_threads=1, embedding_format="q4_0", say=say)
 """
 
 
-def test_killed_and_resumed_work_gives_the_same_file(
-    tiny: Path, text: Path, quantized: tuple[Path, QuantizeReport], tmp_path: Path
-) -> None:
-    """Killed while channels are scaled; within a block, before its checkpoint; then between two blocks."""
-    out = tmp_path / "q.gguf"
-    for place, count in (("channels of block 3 of 3", 1), ("block 2 of 3", 4), ("block 3 of 3", 1)):
+def test_killed_and_resumed_work_gives_the_same_file(tiny: Path, text: Path, tmp_path: Path) -> None:
+    """Killed while channels are scaled; before the embedding; within a block, before its checkpoint; then between two blocks."""
+    out, whole = tmp_path / "q.gguf", tmp_path / "whole.gguf"
+    wishes: dict[str, Any] = {"calibration": text, "calibration_tokens": 1024, "embedding_format": "q4_0"}
+    wanted = quantize(tiny, whole, n_threads=1, **wishes)
+    for place, count in (("channels of block 3 of 3", 1), ("token_embd.weight", 1), ("block 2 of 3", 4), ("block 3 of 3", 1)):
         command = (sys.executable, "-c", KILLED, str(tiny), str(out), str(text), place, str(count))
         assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
         assert_nothing_made(out)
     told: list[tuple[str, float]] = []
-    resumed = quantize(
-        tiny, out, calibration=text, calibration_tokens=1024, n_threads=2, say=lambda what, done, of: told.append((what, done / of))
-    )
-    assert out.read_bytes() == quantized[0].read_bytes()
-    assert resumed.tensors == quantized[1].tensors
+    resumed = quantize(tiny, out, n_threads=2, say=lambda what, done, of: told.append((what, done / of)), **wishes)
+    assert out.read_bytes() == whole.read_bytes()
+    assert resumed.tensors == wanted.tensors
     assert told[0][0] == "block 3 of 3"
     assert 0.6 < told[0][1] < 0.7
     assert not work_path(out).exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgelm.backends.cpu.engine import kernel_folder
 from edgelm.backends.cpu.kernel_cache import KernelCache, host_target
 from edgelm.backends.cpu.records import JOB, JOB_SLOTS, MATMUL, OP, SLOTS
 from edgelm.quant.blocks import FORMATS
@@ -100,7 +101,7 @@ def _dequantized(block_format: object, packed: np.ndarray) -> np.ndarray:
 
 def test_the_generic_lowering_equals_the_one_for_this_cpu(tmp_path: Path) -> None:
     names = [f"matmul_int8:{name}" for name in LAYOUTS]
-    native, generic = KernelCache(tmp_path), KernelCache(tmp_path, host_target("generic"))
+    native, generic = KernelCache(kernel_folder()), KernelCache(tmp_path, host_target("generic"))
     assert native.folder != generic.folder
     native.load(names)
     generic.load(names)
