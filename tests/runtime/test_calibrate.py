@@ -16,15 +16,7 @@ from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.quant.gguf_file import GGUFFile
 from edgelm.quant.imatrix import read_imatrix
 from edgelm.runtime.calibrate import calibrate
-from edgelm.runtime.calibration_text import EVERYDAY, NOVEL
 from edgelm.runtime.calibration_windows import calibration_windows
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(NOVEL + EVERYDAY, encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

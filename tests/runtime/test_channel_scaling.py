@@ -13,7 +13,6 @@ from tiny_models import write_tiny
 from edgelm import calibrate, quantize
 from edgelm.errors import InvalidRequestError
 from edgelm.quant.gguf_file import GGUFFile
-from edgelm.runtime.calibration_text import EVERYDAY, NOVEL
 from edgelm.runtime.quantize_report import QuantizeReport
 
 Array = NDArray[np.float32]
@@ -31,13 +30,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for values in norms:
             raw.seek(path.read_bytes().index(values.tobytes()))
             raw.write(np.exp(rng.standard_normal(values.shape)).astype(np.float32).tobytes())
-    return path
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(NOVEL + EVERYDAY, encoding="utf-8")
     return path
 
 
