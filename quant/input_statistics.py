@@ -12,7 +12,7 @@ from edgelm.errors import InvalidRequestError
 from edgelm.quant.row_threads import RowThreads
 
 # Rows of the outer product that are computed at a time: beside the sum itself, memory holds one such strip for each thread.
-_STRIP = 256
+_STRIP = 128
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,6 +67,8 @@ def calibration_windows(metadata: Mapping[str, Any], path: Path, n_tokens: int, 
 
 
 def batch_size(config: ModelConfig, windows: NDArray[np.int32]) -> int:
-    """Windows that are computed together, so that their widest state stays within bounds."""
+    """Windows that are computed together, so that their widest state stays within bounds, in batches of nearly one size."""
     widest = max(config.n_ff, config.n_embd, config.n_heads * config.head_dim)
-    return max(1, _BATCH_BYTES // (4 * widest * int(windows.shape[1])))
+    most = max(1, _BATCH_BYTES // (4 * widest * int(windows.shape[1])))
+    n_batches = -(-len(windows) // most)
+    return -(-len(windows) // n_batches)

@@ -76,11 +76,11 @@ def test_texts_of_no_use(text: Path) -> None:
         windows(text.parent, WINDOW)
 
 
-def test_batches_of_wide_models_are_small(tmp_path: Path) -> None:
+def test_batches_of_wide_models_are_small_and_all_of_one_size(tmp_path: Path) -> None:
     from tiny_models import write_tiny
 
     sizes = []
     for n_ff in (64, 4096):
         with GGUFFile(write_tiny(tmp_path / f"{n_ff}.gguf", "llama", n_layers=1, n_ff=n_ff)) as file:
             sizes.append(batch_size(read_config(file.metadata), np.zeros((9, 512), np.int32)))
-    assert sizes[0] > 50 * sizes[1] >= 50
+    assert sizes == [9, 5]  # 8 at once would be possible; 5 and 4 keep two threads busier than 8 and 1
