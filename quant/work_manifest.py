@@ -19,6 +19,7 @@ from edgelm.quant.block_format import BlockFormat
 from edgelm.quant.blocks import FORMATS
 from edgelm.quant.fingerprint import Fingerprint
 from edgelm.quant.json_file import JsonObject
+from edgelm.quant.mapped_file import MappedFile
 
 VERSION = 1
 FILE = "manifest.json"
@@ -89,6 +90,16 @@ class StoredArray:
                     yield values.reshape(shape)
         except OSError as error:
             raise ModelFileError(f"{self.path} cannot be read ({error.strerror or error}); its checkpoint may be outdated") from error
+
+    def mapped(self) -> NDArray[Any]:
+        """The whole array, read-only: pages are read as they are used.
+
+        Raises:
+            ModelFileError: the file cannot be read, as when a later checkpoint has taken its place.
+        """
+        if not self.n_bytes:
+            return np.empty(self.shape, self.dtype)
+        return MappedFile(self.path).view(0, self.n_bytes).view(self.dtype).reshape(self.shape)
 
     def read(self) -> NDArray[Any]:
         """The whole array.

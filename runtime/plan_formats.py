@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgelm.quant.fingerprint import Fingerprint
+    from edgelm.quant.memory_limit import MemoryLimit
     from edgelm.quant.mixed_precision import Budget, Plan, TensorOptions
     from edgelm.quant.model_file import ModelFile
     from edgelm.quant.quantize import Say
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from edgelm.quant.tensor_formats import FormatRules
 
 _PROBES, _PROBE_TOKENS = 2, 256  # windows, and tokens of each: minutes for a small model, and enough to rank formats by
+
+
+def damages_path(target: Path) -> Path:
+    """Where the damages behind a file's plan are kept."""
+    return target.with_name(f"{target.name}.damages.json")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Planner:
         fingerprint: of what the damages depend on.
         threads: that compute.
         say: told of progress.
+        memory: looked at after each block that was measured.
+        restart: discard what an interrupted measurement has left.
     """
 
     file: ModelFile
@@ -42,6 +50,8 @@ class Planner:
     fingerprint: Fingerprint
     threads: RowThreads
     say: Say
+    memory: MemoryLimit
+    restart: bool
 
     def plan(self, budget: Budget, named: FormatRules, fixed_bytes: int) -> Plan:
         """The formats of least damage within the budget.
@@ -52,6 +62,7 @@ class Planner:
 
         Raises:
             InvalidRequestError: no choice keeps the budget, or the damages were measured on something else.
+            InsufficientMemoryError: more memory is needed than is allowed; the blocks measured so far are kept.
             ModelFileError: the damages cannot be read or written.
         """
         from edgelm.quant.mixed_precision import choose_formats
@@ -61,18 +72,23 @@ class Planner:
     def _options(self) -> Sequence[TensorOptions]:
         from edgelm.backends.block_steps import BlockSteps
         from edgelm.quant.format_trial import FormatTrials
-        from edgelm.quant.scratch import Scratch
         from edgelm.quant.sensitivity import CANDIDATES, measure_options
         from edgelm.quant.sensitivity_file import read_options, write_options
+        from edgelm.quant.work_folder import open_or_create
 
         if self.damages.exists():
             return read_options(self.damages, self.fingerprint)
         probes = self.windows[:: max(1, len(self.windows) // _PROBES)][:_PROBES, :_PROBE_TOKENS]
-        with Scratch(self.damages.resolve().parent) as scratch:
-            model = BlockSteps(self.file, probes.shape[1], self.threads)
-            options = measure_options(model, self.file.tensors, probes, FormatTrials(CANDIDATES, self.threads), scratch, self.say)
-        write_options(self.damages, options, self.fingerprint)
+        with open_or_create(self.damages, self.fingerprint, self.restart) as work:
+            model, trials = BlockSteps(self.file, probes.shape[1], self.threads), FormatTrials(CANDIDATES, self.threads)
+            options = measure_options(model, self.file.tensors, probes, trials, work, self.say, self._check_memory)
+            write_options(self.damages, options, self.fingerprint)
+            work.remove()
         return options
+
+    def _check_memory(self) -> None:
+        self.file.drop_pages()
+        self.memory.check()
 
 
 def _narrowed(options: TensorOptions, named: FormatRules) -> TensorOptions:

@@ -104,19 +104,21 @@ class QuantizeJob:
         """The one to follow, or a new one, which is written beside the target."""
         from edgelm.quant.fingerprint import make_fingerprint
         from edgelm.quant.goals import set_goals
+        from edgelm.quant.memory_limit import MemoryLimit
         from edgelm.quant.plan_file import read_plan, write_plan
         from edgelm.quant.quantize import bytes_beside_matrices
-        from edgelm.runtime.plan_formats import Planner
+        from edgelm.runtime.plan_formats import Planner, damages_path
 
         if self.plan is not None:
             return read_plan(self.plan, {name: tensor.shape for name, tensor in file.tensors.items()})
         if self.budget is None or self.rules is None or windows is None:
             return None
         fingerprint = make_fingerprint(self.source, {"tokens": int(windows.size)}, self.texts)
-        planner = Planner(file, windows, self._beside("damages"), fingerprint, threads, self.say)
+        memory = MemoryLimit(self.max_memory)
+        planner = Planner(file, windows, damages_path(self.target), fingerprint, threads, self.say, memory, self.restart)
         kept = set_goals(file, None, {}, self.allow_requantize, _widened(file))
         plan = planner.plan(self.budget, self.rules, bytes_beside_matrices(file, kept, self._facts(windows, fingerprint["texts"])))
-        write_plan(self._beside("plan"), plan)
+        write_plan(self.target.with_name(f"{self.target.name}.plan.json"), plan)
         return plan
 
     def _goals(self, file: ModelFile, plan: Plan | None, windows: Windows | None, notes: list[str]) -> dict[str, Goal]:
@@ -201,10 +203,6 @@ class QuantizeJob:
         if windows is not None:
             facts["edgelm.quantize.calibration.tokens"] = int(windows.size)
         return facts | {f"edgelm.quantize.{name}.sha256": sha256 for name, sha256 in hashes.items()}
-
-    def _beside(self, what: str) -> Path:
-        """Where a plan, or the damages behind it, is kept."""
-        return self.target.with_name(f"{self.target.name}.{what}.json")
 
 
 def _check_runs(file: ModelFile) -> None:

@@ -143,12 +143,14 @@ def quantize(
 @contextmanager
 def _told_how_to_go_on(out: Path) -> Iterator[None]:
     from edgelm.quant.work_folder import work_path
+    from edgelm.runtime.plan_formats import damages_path
 
     try:
         yield
     except KeyboardInterrupt:
-        if work_path(out).exists():
-            print(f"edgelm: interrupted; the same command goes on from here. What is done is in {work_path(out)}", file=sys.stderr)
+        for folder in (work_path(damages_path(out)), work_path(out)):
+            if folder.exists():
+                print(f"edgelm: interrupted; the same command goes on from here. What is done is in {folder}", file=sys.stderr)
         raise
 
 

@@ -23,9 +23,9 @@ from edgelm.quant.matrix import LinearInputs
 from edgelm.quant.mixed_precision import Budget, Choice, TensorOptions, choose_formats
 from edgelm.quant.model_file import ModelFile, Tensor
 from edgelm.quant.row_threads import RowThreads
-from edgelm.quant.scratch import Scratch
 from edgelm.quant.sensitivity import CANDIDATES, measure_options
 from edgelm.quant.tensor_formats import is_vector
+from edgelm.quant.work_folder import open_or_create
 
 WINDOWS = np.random.default_rng(1).integers(3, 280, (2, 32)).astype(np.int32)
 THREADS = RowThreads(1)
@@ -55,10 +55,10 @@ def opened(folder: Path, variant: str, **changes: Any) -> GGUFFile:
 def measure(
     file: ModelFile, folder: Path, candidates: tuple[BlockFormat, ...] = CANDIDATES, said: list[tuple[str, int, int]] | None = None
 ) -> dict[str, TensorOptions]:
-    steps = BlockSteps(file, WINDOWS.shape[1])
-    with Scratch(folder) as scratch:
+    with open_or_create(folder / "damages.json", {}, restart=True) as work:
         say = (lambda *_: None) if said is None else (lambda *line: said.append(line))
-        return {each.name: each for each in measure_options(steps, file.tensors, WINDOWS, FormatTrials(candidates, THREADS), scratch, say)}
+        steps, trials = BlockSteps(file, WINDOWS.shape[1]), FormatTrials(candidates, THREADS)
+        return {each.name: each for each in measure_options(steps, file.tensors, WINDOWS, trials, work, say)}
 
 
 def damages(options: TensorOptions) -> dict[str, float]:
@@ -183,6 +183,40 @@ def test_progress_goes_up_to_nearly_the_end(folder: Path) -> None:
     assert len(set(totals)) == 1
 
 
+class StoppedError(Exception):
+    """Whatever ends the work."""
+
+
+@pytest.mark.parametrize("variant", ["llama", "llama-untied"])
+def test_interrupted_work_goes_on_after_the_last_whole_block(folder: Path, variant: str) -> None:
+    """Stopped after the first block, within the second, within the third and while predictions are compared."""
+    said: list[str] = []
+
+    def passed() -> None:
+        if said == ["probing block 1 of 3"]:
+            raise StoppedError
+
+    def say(what: str, *_: int) -> None:
+        said.append(what)
+        if what != "probing block 1 of 3" and said.count(what) == 1:
+            raise StoppedError
+
+    with opened(folder, variant) as file:
+        wanted = measure(file, folder, (Q4_0, Q8_0))
+        open_or_create(folder / "damages.json", {}, restart=True).close()
+
+        def go_on() -> dict[str, TensorOptions]:
+            steps, trials = BlockSteps(file, WINDOWS.shape[1]), FormatTrials((Q4_0, Q8_0), THREADS)
+            with open_or_create(folder / "damages.json", {}) as work:
+                return {each.name: each for each in measure_options(steps, file.tensors, WINDOWS, trials, work, say, passed)}
+
+        for _ in range(4):
+            with pytest.raises(StoppedError):
+                go_on()
+        assert go_on() == wanted
+    assert said == [*(f"probing block {n} of 3" for n in (1, 2, 2, 3, 3)), *["comparing predictions"] * 2]
+
+
 def test_damaged_weights_are_named(folder: Path) -> None:
     with opened(folder, "llama") as file:
         name = "blk.1.ffn_down.weight"
@@ -194,11 +228,11 @@ def test_damaged_weights_are_named(folder: Path) -> None:
 
 
 def test_nothing_to_choose_from_or_to_measure_with_is_refused(folder: Path) -> None:
-    with opened(folder, "llama") as file, Scratch(folder) as scratch:
+    with opened(folder, "llama") as file, open_or_create(folder / "damages.json", {}) as work:
         steps = BlockSteps(file, 32)
         for windows, candidates in ((WINDOWS, ()), (WINDOWS[:0], CANDIDATES)):
             with pytest.raises(InvalidRequestError, match="no formats to choose from, or no tokens"):
-                measure_options(steps, file.tensors, windows, FormatTrials(candidates, THREADS), scratch, lambda *_: None)
+                measure_options(steps, file.tensors, windows, FormatTrials(candidates, THREADS), work, lambda *_: None)
 
 
 def _zeros(tensor: Tensor) -> Tensor:

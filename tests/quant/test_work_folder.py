@@ -75,7 +75,9 @@ def test_arrays_are_written_and_read_in_pieces(target: Path) -> None:
     assert np.array_equal(np.concatenate(list(state.arrays["hidden"].chunks(3))), values)
     assert state.arrays["hidden"].dtype == np.float16
     assert np.array_equal(state.arrays["before"].read(), np.arange(12.0).reshape(6, 2))
-    assert state.arrays["none"].read().shape == (0, 5)
+    assert np.array_equal(state.arrays["hidden"].mapped(), values)
+    assert state.arrays["hidden"].mapped().dtype == values.dtype
+    assert state.arrays["none"].read().shape == state.arrays["none"].mapped().shape == (0, 5)
     with pytest.raises(ModelFileError, match="checkpoint may be outdated"):
         old.arrays["x"].read()
     with pytest.raises(InvalidRequestError, match="pieces of 0 rows"):
