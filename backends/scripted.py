@@ -25,7 +25,7 @@ class ScriptedBackend:
     from the first row of logits that the sequence gave. After its end the last token is said again and again.
     """
 
-    def __init__(self, script: Script, *, n_vocab: int, n_ctx: int = 128, n_embd: int = 8) -> None:
+    def __init__(self, script: Script, *, n_vocab: int, n_ctx: int = 128, n_embd: int = 8, kv_bytes_per_token: int = 1) -> None:
         self.calls: list[tuple[int, int]] = []
         """(sequence, tokens) of every chunk that was computed, in order."""
         self._script = script
@@ -41,7 +41,7 @@ class ScriptedBackend:
             precision="f32",
             weight_bytes=0,
             bytes_per_token=0,
-            kv_bytes_per_token=0,
+            kv_bytes_per_token=kv_bytes_per_token,
         )
         self._embedding = np.random.default_rng(0).standard_normal((n_vocab, n_embd)).astype(np.float32)
         self._history: dict[int, list[int]] = {}

@@ -13,6 +13,8 @@
     ├── RecordError                 a benchmark's record is missing, malformed, or of a version that is not read
     ├── MeasurementError            a benchmark could not be measured: an engine ended half way, a server does not answer
     ├── MissingPackageError         an optional package that the command needs is not installed
+    ├── BusyError                   too many requests wait already
+    ├── DeadlineError               a request took longer than its timeout allows
     └── ClosedError                 the model was closed before the call
 
 Every message says what was wrong, where, and what to do about it.
@@ -82,6 +84,14 @@ class MeasurementError(EdgeLMError):
 
 class MissingPackageError(EdgeLMError):
     """An optional package that the command needs is not installed."""
+
+
+class BusyError(EdgeLMError):
+    """Too many requests wait already; ask again later."""
+
+
+class DeadlineError(EdgeLMError):
+    """A request took longer than its timeout allows."""
 
 
 class ClosedError(EdgeLMError):

@@ -20,7 +20,8 @@ from edgelm.backends.registry import open_backend
 from edgelm.errors import ClosedError, InvalidRequestError
 from edgelm.runtime.async_stream import stream_from_thread
 from edgelm.runtime.catalogue import resolve_model
-from edgelm.runtime.generation import Generation
+from edgelm.runtime.continuation import Continuation
+from edgelm.runtime.generation import generate
 from edgelm.runtime.measures import embedding_of, log_probabilities, logits_of
 from edgelm.runtime.results import Completion, Delta, Score, collect
 from edgelm.runtime.sampling import SamplingFields, SamplingParams
@@ -128,6 +129,17 @@ class LLM:
         return self._backend.info
 
     @property
+    def backend(self) -> Backend:
+        """The engine.
+
+        Raises:
+            ClosedError: the LLM was closed.
+        """
+        if self._closed:
+            raise ClosedError("this LLM was closed; make a new one")
+        return self._backend
+
+    @property
     def metadata(self) -> Mapping[str, Any]:
         """The model file's metadata under GGUF keys."""
         return self._metadata
@@ -188,7 +200,7 @@ class LLM:
             InvalidRequestError: a value that makes no sense.
             ClosedError: the LLM was closed.
         """
-        deltas = self._start(self._prompt_tokens(prompt), params, fields, cancelled or Event())
+        deltas = self._start(self.prompt_tokens(prompt), params, fields, cancelled or Event())
         return deltas if stream else collect(deltas)
 
     # fmt: off
@@ -229,7 +241,7 @@ class LLM:
 
         Cancelling the task, or closing the async generator, ends the computation before its next token.
         """
-        return self._start_async(self._prompt_tokens(prompt), params, fields, stream)
+        return self._start_async(self.prompt_tokens(prompt), params, fields, stream)
 
     # fmt: off
     @overload
@@ -253,6 +265,14 @@ class LLM:
         text = self.chat_template.render(messages, tools=tools, add_generation_prompt=True)
         return self._text_tokens(text)
 
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt, ready to be continued; see generate."""
+        tokens = self._text_tokens(prompt) if isinstance(prompt, str) else self._array(prompt).tolist()
+        bos = self._tokenizer.bos_id
+        if not tokens and bos is None:
+            raise InvalidRequestError("the prompt is empty and the model has no beginning-of-text token to start from; give some text")
+        return tokens or [bos]
+
     # Measures
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -261,7 +281,7 @@ class LLM:
         Raises:
             ContextOverflowError, InsufficientMemoryError, InvalidRequestError, ClosedError
         """
-        return logits_of(self._open_backend(), self._array(token_ids))
+        return logits_of(self.backend, self._array(token_ids))
 
     def score(self, text: Prompt) -> Score:
         """How likely the model finds each token of a text (with the model's beginning-of-text token) or of given tokens.
@@ -269,8 +289,8 @@ class LLM:
         Raises:
             ContextOverflowError, InvalidRequestError, ClosedError
         """
-        tokens = self._prompt_tokens(text)
-        return Score(tuple(tokens), log_probabilities(self._open_backend(), self._array(tokens)))
+        tokens = self.prompt_tokens(text)
+        return Score(tuple(tokens), log_probabilities(self.backend, self._array(tokens)))
 
     def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """One vector per text, float32 [n_texts, n_embd]: hidden states averaged over the text's tokens, scaled to length 1.
@@ -281,8 +301,8 @@ class LLM:
             BackendUnavailableError: the backend gives no hidden states.
             ContextOverflowError, InvalidRequestError, ClosedError
         """
-        backend = self._open_backend()
-        all_tokens = [self._array(self._prompt_tokens(text)) for text in ([texts] if isinstance(texts, str) else texts)]
+        backend = self.backend
+        all_tokens = [self._array(self.prompt_tokens(text)) for text in ([texts] if isinstance(texts, str) else texts)]
         vectors = [embedding_of(backend, tokens) for tokens in all_tokens]
         return np.stack(vectors) if vectors else np.empty((0, self.info.n_embd), np.float32)
 
@@ -305,7 +325,8 @@ class LLM:
 
     def _start(self, tokens: Sequence[int], params: SamplingParams | None, fields: SamplingFields, cancelled: Event) -> Stream:
         merged = replace(params or SamplingParams(), **fields)
-        return Generation(self._open_backend(), self._tokenizer, tokens, merged, cancelled, self._load_s).deltas()
+        backend = self.backend
+        return generate(backend, Continuation(self._tokenizer, tokens, merged, backend.info.n_ctx, self._load_s), cancelled)
 
     def _start_async(
         self, tokens: Sequence[int], params: SamplingParams | None, fields: SamplingFields, stream: bool
@@ -313,11 +334,6 @@ class LLM:
         cancelled = Event()
         deltas = stream_from_thread(self._start(tokens, params, fields, cancelled), cancelled)
         return deltas if stream else _collect_async(deltas)
-
-    def _open_backend(self) -> Backend:
-        if self._closed:
-            raise ClosedError("this LLM was closed; make a new one")
-        return self._backend
 
     def _text_tokens(self, text: str) -> list[int]:
         """Tokens of a text that the model will go on with: beginning-of-text before it where the model wants one, nothing after it."""
@@ -328,13 +344,6 @@ class LLM:
         if tokenizer.add_eos and tokens[-1:] == [tokenizer.eos_id]:
             del tokens[-1]
         return tokens
-
-    def _prompt_tokens(self, prompt: Prompt) -> list[int]:
-        tokens = self._text_tokens(prompt) if isinstance(prompt, str) else self._array(prompt).tolist()
-        bos = self._tokenizer.bos_id
-        if not tokens and bos is None:
-            raise InvalidRequestError("the prompt is empty and the model has no beginning-of-text token to start from; give some text")
-        return tokens or [bos]
 
     def _array(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """The tokens as int32 [n], each of them in the vocabulary."""
