@@ -21,6 +21,7 @@ from edgelm.runtime.commands.inspect import inspect
 from edgelm.runtime.commands.models import models, pull
 from edgelm.runtime.commands.quantize import quantize
 from edgelm.runtime.commands.run import run
+from edgelm.runtime.commands.serve import serve
 
 app = typer.Typer(
     name="edgelm",
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, chat, pull, models, inspect, quantize, calibrate, export, doctor):
+for command in (run, chat, serve, pull, models, inspect, quantize, calibrate, export, doctor):
     app.command()(command)
 
 

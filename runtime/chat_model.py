@@ -1,0 +1,105 @@
+"""The border between whoever wants an answer and whoever gives it: messages in, a stream of events out.
+
+A model on this device is a ChatModel, and so may be one that is elsewhere, or one that chooses between them. The server and the commands
+speak to a ChatModel and do not know which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edgelm.runtime.results import FinishReason, TokenLogprob
+from edgelm.runtime.sampling import SamplingParams
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, and how long they wait.
+
+    Attributes:
+        client: whose request it is; clients share the machine evenly.
+        timeout_s: seconds after which the request has failed; None for never.
+    """
+
+    client: str = ""
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation that wants answers.
+
+    Attributes:
+        messages: as LLM.chat takes them.
+        params: how tokens are chosen.
+        n: answers that are wanted, each from its own random numbers.
+    """
+
+    messages: Sequence[Message]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """The next piece of an answer's text.
+
+    Attributes:
+        choice: which answer, counted from 0.
+        text: may be empty.
+        logprobs: of the tokens since the last piece, where they were asked for.
+    """
+
+    choice: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """An answer has ended."""
+
+    choice: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the request took; the last event.
+
+    Attributes:
+        n_prompt: tokens of the prompt.
+        n_cached: of them, those that had been computed for an earlier request.
+        n_generated: tokens of all answers.
+        prefill_s, decode_s: seconds until the first answer began, and from then to the last one's end.
+    """
+
+    n_prompt: int
+    n_cached: int
+    n_generated: int
+    prefill_s: float
+    decode_s: float
+
+
+Event = TextDelta | Finish | Usage
+Events = AsyncGenerator[Event, None]
+
+
+class ChatModel(Protocol):
+    """Answers conversations."""
+
+    async def chat(self, request: ChatRequest, asker: Asker) -> Events:
+        """Begin to answer. What is wrong with the request is raised here, before the first event.
+
+        Closing the events ends the computation.
+
+        Raises:
+            InvalidRequestError, ContextOverflowError, TemplateError: the request cannot be answered.
+            BusyError: too many wait.
+            DeadlineError: while the events are read, after timeout_s.
+        """
+        ...

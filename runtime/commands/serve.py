@@ -1,0 +1,80 @@
+"""`edgelm serve`: a model that programs ask over HTTP, by OpenAI's protocol."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgelm.errors import MissingPackageError
+from edgelm.runtime.catalogue import DEFAULT_MODEL
+from edgelm.runtime.commands import options
+
+_SERVER, _SHARE = "Server", "Sharing the machine"
+
+
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="A file or folder, a name (see `edgelm models`), or hf:owner/repo/file.", show_default=True)
+    ] = DEFAULT_MODEL,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs a key.", rich_help_panel=_SERVER)
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 for one that is free.", min=0, max=65535, rich_help_panel=_SERVER)] = 8080,
+    name: Annotated[str | None, typer.Option(help="What clients call the model.", show_default="MODEL", rich_help_panel=_SERVER)] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its lines are keys that open the server; EDGELM_API_KEY is one, too.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A web page that may ask from browsers; may be given several times.", rich_help_panel=_SERVER),
+    ] = None,
+    grace: Annotated[float, typer.Option(help="Seconds that answers may take to end after Ctrl-C.", min=0, rich_help_panel=_SERVER)] = 10.0,
+    parallel: Annotated[int, typer.Option(help="Answers computed together.", min=1, max=256, rich_help_panel=_SHARE)] = 16,
+    waiting: Annotated[int, typer.Option(help="Requests that may wait for a place.", min=0, rich_help_panel=_SHARE)] = 256,
+    cache: Annotated[int, typer.Option(help="Megabytes of computed beginnings that are kept.", min=0, rich_help_panel=_SHARE)] = 512,
+    backend: options.Backend = None,
+    backend_option: options.BackendOption = None,
+    threads: options.Threads = None,
+    ctx: options.Ctx = None,
+    precision: options.Precision = None,
+) -> None:
+    """Answer programs over HTTP, by OpenAI's protocol, until Ctrl-C."""
+    missing = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
+    if missing:
+        raise MissingPackageError(f"the server needs {' and '.join(missing)}, which are not installed; pip install 'edgelm[server]'")
+    from edgelm.runtime.commands.loading import load
+    from edgelm.runtime.local_model import LocalModel
+    from edgelm.runtime.scheduler import Limits
+    from edgelm.runtime.server.access import Access
+    from edgelm.runtime.server.app import create_app
+    from edgelm.runtime.server.run import run_server
+
+    access = Access(host, _keys(api_key_file), tuple(allow_origin or ()))
+    llm = load(model, backend, threads, ctx, precision, backend_option or [])
+    local = LocalModel(llm, Limits(n_active=parallel, n_waiting=waiting, cache_bytes=cache << 20))
+    try:
+        run_server(create_app(name or _short(model), local, access), host, port, grace)
+    finally:
+        local.close()
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    lines = file.read_text(encoding="utf-8").split() if file else []
+    if file and not lines:
+        raise typer.BadParameter(f"{file} holds no key")
+    own = os.environ.get("EDGELM_API_KEY", "")
+    return (*lines, *([own] if own else []))
+
+
+def _short(model: str) -> str:
+    return Path(model).stem if model.endswith(".gguf") else model.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,1 @@
+"""The local HTTP server: OpenAI's protocol over a ChatModel."""

@@ -1,0 +1,104 @@
+"""Answers over HTTP: as server-sent events or whole, and given up when nobody is there to take them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from edgelm.errors import EdgeLMError
+from edgelm.runtime.server.errors import refusal_of
+
+KEEP_ALIVE_S = 15.0
+
+Chunks = AsyncGenerator[Mapping[str, Any], None]
+T = TypeVar("T")
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class EventStream(Response):
+    """Each chunk as an event, then [DONE]. An error on the way is an event too, and the last one.
+
+    Args:
+        chunks: closed when the client has gone.
+        keep_alive_s: a comment is sent where nothing was for so long, so that nobody on the way takes the connection for dead.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: Chunks, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._chunks = chunks
+        self._keep_alive_s = keep_alive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await unless_gone(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        async def write(data: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        async with aclosing(self._chunks) as chunks:
+            try:
+                async for chunk in _with_pauses(chunks, self._keep_alive_s):
+                    await write(b": keep-alive\n\n" if chunk is None else b"data: " + as_json(chunk) + b"\n\n")
+            except EdgeLMError as error:
+                await write(b"data: " + as_json(refusal_of(error).body()) + b"\n\n", more=False)
+                return
+        await write(b"data: [DONE]\n\n", more=False)
+
+
+async def _with_pauses(chunks: Chunks, pause_s: float) -> AsyncGenerator[Mapping[str, Any] | None, None]:
+    """The chunks, and None wherever none came for so many seconds."""
+    while True:
+        coming = asyncio.ensure_future(anext(chunks))
+        try:
+            while not (await asyncio.wait((coming,), timeout=pause_s))[0]:
+                yield None
+            chunk = coming.result()
+        except StopAsyncIteration:
+            return
+        finally:
+            if not coming.done():
+                coming.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration, EdgeLMError):
+                    await coming
+        yield chunk
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; cancelled, and None, when the client closes the connection before."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def whole(request: Request, work: Coroutine[Any, Any, Mapping[str, Any]]) -> Response:
+    """A JSON answer."""
+    result = await unless_gone(request.receive, work)
+    if result is None:
+        return Response(status_code=499)  # nginx's number for a client that has gone; nobody reads it
+    return Response(as_json(result), media_type="application/json")

@@ -1,0 +1,110 @@
+"""`edgelm serve` as its own process, with a real model."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+EDGELM = (sys.executable, "-c", "from edgelm.runtime.cli import main; main()")
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its address."""
+    command = [*EDGELM, "serve", *map(str, arguments), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            line = next(line for line in process.stderr if "Listening" in line)
+            yield process, re.search(r"http://\S+(?=/v1)", line)[0]  # type: ignore[index]
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(30)
+
+
+def refused(*arguments: str | Path) -> str:
+    done = subprocess.run([*EDGELM, "serve", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def url(smollm2_path: Path) -> Iterator[str]:
+    with serving(smollm2_path, "--name", "smol") as (_, url):
+        yield url
+
+
+def test_a_real_model_answers_the_official_client(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="any")
+    question = [{"role": "user", "content": "Name the capital of France."}]
+    answer = client.chat.completions.create(model="smol", messages=question, temperature=0, max_tokens=20)  # type: ignore[arg-type]
+    assert "Paris" in (answer.choices[0].message.content or "")
+
+
+def test_many_ask_at_once_and_each_gets_its_own_answer(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="any")
+    capitals = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Germany": "Berlin"}
+    heard: dict[str, str] = {}
+
+    def ask(country: str) -> None:
+        question = [{"role": "user", "content": f"Name the capital of {country}."}]
+        stream = client.chat.completions.create(model="smol", messages=question, temperature=0, max_tokens=20, stream=True)  # type: ignore[call-overload]
+        heard[country] = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    threads = [threading.Thread(target=ask, args=(country,)) for country in capitals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(capital in heard[country] for country, capital in capitals.items()), heard
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_answer_under_way_may_end_when_the_server_is_told_to(smollm2_path: Path, number: int) -> None:
+    body = {"messages": [{"role": "user", "content": "Count to one hundred."}], "max_tokens": 60, "ignore_eos": True, "stream": True}
+    with (
+        serving(smollm2_path, "--grace", "30") as (process, url),
+        httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(number)
+        rest = list(lines)
+        assert rest[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in rest
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+        process.wait(30)
+
+
+def test_an_answer_that_takes_longer_is_ended(smollm2_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "stream": True}
+    with (
+        serving(smollm2_path, "--grace", "1") as (process, url),
+        httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def test_others_need_a_key(smollm2_path: Path) -> None:
+    assert "give an API key" in refused(smollm2_path, "--host", "0.0.0.0")
+
+
+def test_a_port_in_use_is_said(smollm2_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "cannot be listened at" in refused(smollm2_path, "--port", str(taken.getsockname()[1]))

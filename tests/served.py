@@ -1,0 +1,60 @@
+"""A server on a free port of this machine, over a model that says what it is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import uvicorn
+from byte_model import byte_metadata
+
+from edgelm.backends.scripted import Script, ScriptedBackend
+from edgelm.runtime.llm import LLM
+from edgelm.runtime.local_model import LocalModel
+from edgelm.runtime.scheduler import Limits
+from edgelm.runtime.server.access import Access
+from edgelm.runtime.server.app import create_app
+from edgelm.runtime.tokenizer import Tokenizer
+
+
+class Served:
+    """A server that runs.
+
+    Attributes:
+        url: of it.
+        backend: what it computes with.
+        model: what answers.
+        http: a client of it.
+    """
+
+    def __init__(self, script: Script, access: Access, limits: Limits, n_ctx: int) -> None:
+        metadata = byte_metadata()
+        self.backend = ScriptedBackend(script, n_vocab=258, n_ctx=n_ctx)
+        self.model = LocalModel(LLM.from_parts(self.backend, Tokenizer.from_metadata(metadata), metadata), limits)
+        config = uvicorn.Config(create_app("scripted", self.model, access), port=0, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        end = time.monotonic() + 20
+        while not self._server.started:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+
+    def chat(self, text: str = "hi", **fields: Any) -> httpx.Response:
+        return self.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], **fields})
+
+    def close(self) -> None:
+        self.http.close()
+        self._server.should_exit = True
+        self._thread.join(20)
+        self.model.close()
+        assert not self.backend.sequences
+
+
+MakeServed = Callable[..., Served]
