@@ -5,7 +5,8 @@
     ├── UnsupportedModelError       a sound file, but an architecture, format or tokenizer edgelm does not run
     ├── TemplateError               the chat template is missing, unsafe, too slow or fails
     ├── InvalidRequestError         an argument has a value that makes no sense (also a ValueError)
-    │   └── ContextOverflowError    more tokens than the context holds
+    │   ├── ContextOverflowError    more tokens than the context holds
+    │   └── UnknownModelError       the server has no model of this name
     ├── InsufficientMemoryError     the model, or its KV cache, does not fit the memory that is free
     ├── BackendUnavailableError     the engine asked for is not installed or cannot run here
     ├── DownloadError               a model could not be fetched, verified or stored
@@ -56,6 +57,10 @@ class ContextOverflowError(InvalidRequestError):
         self.n_ctx = n_ctx
         text = f"the prompt has {n_prompt_tokens} tokens, but the context holds {n_ctx}"
         super().__init__(f"{text}; {advice or 'shorten the prompt or open the model with a larger n_ctx'}")
+
+
+class UnknownModelError(InvalidRequestError):
+    """There is no model of this name."""
 
 
 class InsufficientMemoryError(EdgeLMError):

@@ -6,9 +6,9 @@ speak to a ChatModel and do not know which.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from edgelm.runtime.results import FinishReason, TokenLogprob
 from edgelm.runtime.sampling import SamplingParams
@@ -86,7 +86,31 @@ class Usage:
 
 
 Event = TextDelta | Finish | Usage
-Events = AsyncGenerator[Event, None]
+
+
+class Events:
+    """A stream of events that must be closed, whether or not anybody took one; closing it ends the computation.
+
+    Args:
+        events: the stream.
+        release: called once when it is closed. (A generator that never began runs no `finally`.)
+    """
+
+    def __init__(self, events: AsyncIterator[Event], release: Callable[[], None]) -> None:
+        self._events = events
+        self._release: Callable[[], None] | None = release
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    def close(self) -> None:
+        """End. Closing twice is allowed."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class ChatModel(Protocol):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic, perf_counter
 
 from edgelm.errors import EdgeLMError
-from edgelm.runtime.chat_model import Asker, ChatRequest, Events, Finish, TextDelta, Usage
+from edgelm.runtime.chat_model import Asker, ChatRequest, Event, Events, Finish, TextDelta, Usage
 from edgelm.runtime.continuation import Continuation
 from edgelm.runtime.llm import LLM, Prompt
 from edgelm.runtime.results import Delta
@@ -29,34 +29,34 @@ class LocalModel:
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
         """As ChatModel.chat."""
         tokens = await asyncio.to_thread(self.llm.chat_tokens, request.messages)  # long texts take their time
-        return self._answers(tokens, request.params, request.n, asker)
+        return self._answer([tokens], request.params, request.n, asker)
 
-    async def complete(self, prompt: Prompt, params: SamplingParams, n: int, asker: Asker) -> Events:
-        """Continue a text or tokens; errors as of chat."""
-        tokens = await asyncio.to_thread(self.llm.prompt_tokens, prompt)
-        return self._answers(tokens, params, n, asker)
+    async def complete(self, prompts: Sequence[Prompt], params: SamplingParams, n: int, asker: Asker) -> Events:
+        """Continue texts or tokens, each n times; choices are counted through. Errors as of chat."""
+        tokens = await asyncio.to_thread(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts])
+        return self._answer(tokens, params, n, asker)
 
     def close(self, grace_s: float = 0.0) -> None:
         """End, after a time for what is under way."""
         self.scheduler.close(grace_s)
         self.llm.close()
 
-    def _answers(self, tokens: Sequence[int], params: SamplingParams, n: int, asker: Asker) -> Events:
-        """Hand n generations in; what they say as one stream of events."""
+    def _answer(self, prompts: Sequence[Sequence[int]], params: SamplingParams, n: int, asker: Asker) -> Events:
+        """Hand n generations of each prompt in; what they say as one stream of events."""
         loop = asyncio.get_running_loop()
         news: asyncio.Queue[News] = asyncio.Queue()
         deadline = None if asker.timeout_s is None else monotonic() + asker.timeout_s
         tickets: list[Ticket] = []
         try:
-            for choice in range(n):
+            for choice in range(n * len(prompts)):
                 own = params if params.seed is None else replace(params, seed=params.seed + choice)
-                text = Continuation(self.llm.tokenizer, tokens, own, self.llm.info.n_ctx)
+                text = Continuation(self.llm.tokenizer, prompts[choice // n], own, self.llm.info.n_ctx)
                 tickets.append(Ticket(text, asker.client, _hand_over(loop, news, choice), deadline))
-                self.scheduler.submit(tickets[-1])
+            self.scheduler.submit(tickets)
         except EdgeLMError:
             _cancel(tickets)
             raise
-        return _events(tickets, news)
+        return Events(_events(tickets, news, n), lambda: _cancel(tickets))
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[News], choice: int) -> Callable[[Delta | EdgeLMError], None]:
@@ -69,25 +69,24 @@ def _hand_over(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[News], choic
     return deliver
 
 
-async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News]) -> Events:
+async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int) -> AsyncIterator[Event]:
     begin = perf_counter()
     first = 0.0
     n_unfinished, n_generated = len(tickets), 0
-    try:
-        while n_unfinished:
-            choice, what = await news.get()
-            if isinstance(what, EdgeLMError):
-                raise what
-            first = first or perf_counter()
-            n_generated += len(what.token_ids)
-            if what.text or what.logprobs:
-                yield TextDelta(choice, what.text, what.logprobs)
-            if what.finish_reason is not None:
-                n_unfinished -= 1
-                yield Finish(choice, what.finish_reason)
-        yield Usage(tickets[0].text.n_prompt, tickets[0].n_cached, n_generated, first - begin, perf_counter() - first)
-    finally:
-        _cancel(tickets)
+    while n_unfinished:
+        choice, what = await news.get()
+        if isinstance(what, EdgeLMError):
+            raise what
+        first = first or perf_counter()
+        n_generated += len(what.token_ids)
+        if what.text or what.logprobs:
+            yield TextDelta(choice, what.text, what.logprobs)
+        if what.finish_reason is not None:
+            n_unfinished -= 1
+            yield Finish(choice, what.finish_reason)
+    prompts = tickets[::n]  # of each, the first ticket
+    n_prompt, n_cached = sum(ticket.text.n_prompt for ticket in prompts), sum(ticket.n_cached for ticket in prompts)
+    yield Usage(n_prompt, n_cached, n_generated, first - begin, perf_counter() - first)
 
 
 def _cancel(tickets: Sequence[Ticket]) -> None:

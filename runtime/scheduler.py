@@ -131,8 +131,8 @@ class Scheduler:
         """Tokens in the prefix cache."""
         return self._cache.n_tokens
 
-    def submit(self, ticket: Ticket) -> None:
-        """Hand a generation in.
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Hand generations in: all of them, or none.
 
         Raises:
             BusyError: too many wait already.
@@ -141,10 +141,12 @@ class Scheduler:
         with self._changed:
             if self._ends_at is not None:
                 raise ClosedError("the model is being closed; ask again when it has been loaded anew")
-            if len(self._line) >= self.limits.n_waiting:
-                raise BusyError(f"{len(self._line)} requests wait already; ask again later")
-            ticket.text.begin()
-            self._line.join(ticket)
+            n_free = self.limits.n_active - len(self._runs)
+            if len(self._line) + len(tickets) > self.limits.n_waiting + n_free:
+                raise BusyError(f"{len(self._line)} generations wait already, and {len(tickets)} more are too many; ask again later")
+            for ticket in tickets:
+                ticket.text.begin()
+                self._line.join(ticket)
             self._changed.notify()
 
     def close(self, grace_s: float = 0.0) -> None:

@@ -14,6 +14,7 @@ from byte_model import byte_metadata
 from edgelm.backends.scripted import Script, ScriptedBackend
 from edgelm.runtime.llm import LLM
 from edgelm.runtime.local_model import LocalModel
+from edgelm.runtime.model_pool import ModelPool, ModelSource
 from edgelm.runtime.scheduler import Limits
 from edgelm.runtime.server.access import Access
 from edgelm.runtime.server.app import create_app
@@ -34,7 +35,8 @@ class Served:
         metadata = byte_metadata()
         self.backend = ScriptedBackend(script, n_vocab=258, n_ctx=n_ctx)
         self.model = LocalModel(LLM.from_parts(self.backend, Tokenizer.from_metadata(metadata), metadata), limits)
-        config = uvicorn.Config(create_app("scripted", self.model, access), port=0, log_level="error", lifespan="off")
+        pool = ModelPool({"scripted": ModelSource(lambda: self.model, 1)})
+        config = uvicorn.Config(create_app(pool, access), port=0, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -53,7 +55,6 @@ class Served:
         self.http.close()
         self._server.should_exit = True
         self._thread.join(20)
-        self.model.close()
         assert not self.backend.sequences
 
 

@@ -52,20 +52,23 @@ def serve(
     missing = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
     if missing:
         raise MissingPackageError(f"the server needs {' and '.join(missing)}, which are not installed; pip install 'edgelm[server]'")
-    from edgelm.runtime.commands.loading import load
+    from edgelm.runtime.commands.loading import load, locate
     from edgelm.runtime.local_model import LocalModel
+    from edgelm.runtime.model_pool import ModelPool, ModelSource
     from edgelm.runtime.scheduler import Limits
     from edgelm.runtime.server.access import Access
     from edgelm.runtime.server.app import create_app
     from edgelm.runtime.server.run import run_server
 
     access = Access(host, _keys(api_key_file), tuple(allow_origin or ()))
-    llm = load(model, backend, threads, ctx, precision, backend_option or [])
-    local = LocalModel(llm, Limits(n_active=parallel, n_waiting=waiting, cache_bytes=cache << 20))
-    try:
-        run_server(create_app(name or _short(model), local, access), host, port, grace)
-    finally:
-        local.close()
+    limits = Limits(n_active=parallel, n_waiting=waiting, cache_bytes=cache << 20)
+
+    def open_model(which: str) -> LocalModel:
+        return LocalModel(load(which, backend, threads, ctx, precision, backend_option or []), limits)
+
+    path = locate(model)
+    pool = ModelPool({name or _short(model): ModelSource(lambda: open_model(model), path.stat().st_size)}, grace_s=grace)
+    run_server(create_app(pool, access), host, port, grace)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

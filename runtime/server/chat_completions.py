@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from fastapi import APIRouter, Request, Response
+
 from edgelm.runtime.chat_model import ChatRequest, Event, Events, Finish, TextDelta, Usage
+from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.results import TokenLogprob
+from edgelm.runtime.server.answering import Envelope, Json, asker, begin, usage_of
 from edgelm.runtime.server.chat_schema import ChatCompletionRequest
 from edgelm.runtime.server.errors import RefusedError
+from edgelm.runtime.server.event_stream import EventStream, whole
 
-Json = dict[str, Any]
+
+def chat_routes(pool: ModelPool) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", summary="Answer a conversation")
+    async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
+        wanted, who = chat_request(body), asker(request, body.user, body.timeout)
+        name, events = await begin(pool, body.model, lambda model: model.chat(wanted, who))
+        envelope = Envelope("chatcmpl", name)
+        if body.stream:
+            return EventStream(events, chat_chunks(events, envelope, body.n, body.wants_usage))
+        return await whole(request, events, chat_completion(events, envelope, body.n))
+
+    return router
 
 
 def chat_request(body: ChatCompletionRequest) -> ChatRequest:
@@ -24,31 +39,13 @@ def chat_request(body: ChatCompletionRequest) -> ChatRequest:
     """
     if body.top_logprobs is not None and not body.logprobs:
         raise RefusedError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
-    if body.stream_options is not None and not body.stream:
-        raise RefusedError(400, "stream_options needs stream to be true", param="stream_options")
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise RefusedError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
     params = body.sampling_params(body.max_completion_tokens or body.max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
     return ChatRequest([message.for_template() for message in body.messages], params, body.n)
 
 
-@dataclass(frozen=True)
-class Envelope:
-    """What all chunks of one answer have in common."""
-
-    id: str
-    created: int
-    model: str
-
-    @classmethod
-    def new(cls, prefix: str, request_id: str, model: str) -> Envelope:
-        return cls(f"{prefix}-{request_id}", int(time.time()), model)
-
-    def around(self, kind: str, choices: Sequence[Json], **more: Any) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices, **more}
-
-
-async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: bool) -> AsyncGenerator[Mapping[str, Any], None]:
+async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: bool) -> AsyncIterator[Json]:
     """The events as chat.completion.chunk objects: each choice's role first, its finish_reason last, then the usage if it is wanted."""
     usage: Json = {"usage": None} if wants_usage else {}
 
@@ -56,17 +53,16 @@ async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: b
         one = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return envelope.around("chat.completion.chunk", [one], **usage)
 
-    async with aclosing(events):
-        for choice in range(n):
-            yield chunk(choice, {"role": "assistant", "content": ""})
-        async for event in events:
-            match event:
-                case TextDelta():
-                    yield chunk(event.choice, {"content": event.text}, _logprobs(event.logprobs))
-                case Finish():
-                    yield chunk(event.choice, {}, None, event.reason)
-                case Usage() if wants_usage:
-                    yield envelope.around("chat.completion.chunk", [], usage=usage_of(event))
+    for choice in range(n):
+        yield chunk(choice, {"role": "assistant", "content": ""})
+    async for event in events:
+        match event:
+            case TextDelta():
+                yield chunk(event.choice, {"content": event.text}, _logprobs(event.logprobs))
+            case Finish():
+                yield chunk(event.choice, {}, None, event.reason)
+            case Usage() if wants_usage:
+                yield envelope.around("chat.completion.chunk", [], usage=usage_of(event))
 
 
 async def chat_completion(events: Events, envelope: Envelope, n: int) -> Json:
@@ -84,22 +80,6 @@ def _choice(events: Sequence[Event], choice: int) -> Json:
     logprobs = _logprobs(told) if any(delta.logprobs is not None for delta in deltas) else None
     message = {"role": "assistant", "content": "".join(delta.text for delta in deltas), "refusal": None}
     return {"index": choice, "message": message, "logprobs": logprobs, "finish_reason": reason}
-
-
-def usage_of(usage: Usage) -> Json:
-    """OpenAI's counts, and how fast it went."""
-    n_rest = usage.n_generated - 1
-    return {
-        "prompt_tokens": usage.n_prompt,
-        "completion_tokens": usage.n_generated,
-        "total_tokens": usage.n_prompt + usage.n_generated,
-        "prompt_tokens_details": {"cached_tokens": usage.n_cached},
-        "timings": {
-            "prefill_seconds": usage.prefill_s,
-            "decode_seconds": usage.decode_s,
-            "tokens_per_second": n_rest / usage.decode_s if n_rest > 0 and usage.decode_s > 0 else None,
-        },
-    }
 
 
 def _logprobs(told: Sequence[TokenLogprob] | None) -> Json | None:

@@ -15,6 +15,7 @@ from edgelm.errors import (
     InsufficientMemoryError,
     InvalidRequestError,
     TemplateError,
+    UnknownModelError,
 )
 
 _RETRY_S = 5
@@ -57,6 +58,8 @@ def refusal_of(error: EdgeLMError) -> RefusedError:
         case ContextOverflowError():
             counts = {"n_prompt_tokens": error.n_prompt_tokens, "n_ctx": error.n_ctx}
             return RefusedError(400, text, code="context_length_exceeded", more=counts)
+        case UnknownModelError():
+            return RefusedError(404, text, param="model", code="model_not_found")
         case InvalidRequestError() | TemplateError():
             return RefusedError(400, text)
         case BusyError():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,11 +13,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edgelm.errors import EdgeLMError
+from edgelm.runtime.chat_model import Events
 from edgelm.runtime.server.errors import refusal_of
 
 KEEP_ALIVE_S = 15.0
 
-Chunks = AsyncGenerator[Mapping[str, Any], None]
+Chunks = AsyncIterator[Mapping[str, Any]]
 T = TypeVar("T")
 
 
@@ -29,37 +30,41 @@ class EventStream(Response):
     """Each chunk as an event, then [DONE]. An error on the way is an event too, and the last one.
 
     Args:
-        chunks: closed when the client has gone.
+        events: closed at the end, and when the client has gone.
+        chunks: what is made of them.
         keep_alive_s: a comment is sent where nothing was for so long, so that nobody on the way takes the connection for dead.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: Chunks, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(self, events: Events, chunks: Chunks, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
+        self._events = events
         self._chunks = chunks
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await unless_gone(receive, self._send_all(send))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await unless_gone(receive, self._send_all(send))
+        finally:
+            self._events.close()
 
     async def _send_all(self, send: Send) -> None:
         async def write(data: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
-        async with aclosing(self._chunks) as chunks:
-            try:
-                async for chunk in _with_pauses(chunks, self._keep_alive_s):
-                    await write(b": keep-alive\n\n" if chunk is None else b"data: " + as_json(chunk) + b"\n\n")
-            except EdgeLMError as error:
-                await write(b"data: " + as_json(refusal_of(error).body()) + b"\n\n", more=False)
-                return
+        try:
+            async for chunk in _with_pauses(self._chunks, self._keep_alive_s):
+                await write(b": keep-alive\n\n" if chunk is None else b"data: " + as_json(chunk) + b"\n\n")
+        except EdgeLMError as error:
+            await write(b"data: " + as_json(refusal_of(error).body()) + b"\n\n", more=False)
+            return
         await write(b"data: [DONE]\n\n", more=False)
 
 
-async def _with_pauses(chunks: Chunks, pause_s: float) -> AsyncGenerator[Mapping[str, Any] | None, None]:
+async def _with_pauses(chunks: Chunks, pause_s: float) -> AsyncIterator[Mapping[str, Any] | None]:
     """The chunks, and None wherever none came for so many seconds."""
     while True:
         coming = asyncio.ensure_future(anext(chunks))
@@ -96,9 +101,12 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def whole(request: Request, work: Coroutine[Any, Any, Mapping[str, Any]]) -> Response:
-    """A JSON answer."""
-    result = await unless_gone(request.receive, work)
+async def whole(request: Request, events: Events, work: Coroutine[Any, Any, Mapping[str, Any]]) -> Response:
+    """The JSON that is made of the events, which are closed at the end, and when the client has gone."""
+    try:
+        result = await unless_gone(request.receive, work)
+    finally:
+        events.close()
     if result is None:
         return Response(status_code=499)  # nginx's number for a client that has gone; nobody reads it
     return Response(as_json(result), media_type="application/json")

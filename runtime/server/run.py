@@ -27,7 +27,7 @@ def run_server(app: ASGIApp, host: str, port: int, grace_s: float) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        lifespan="off",
+        lifespan="on",
         timeout_keep_alive=_HEADERS_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),
         h11_max_incomplete_event_size=64 << 10,

@@ -66,6 +66,11 @@ class SamplingFields(BaseModel):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(None, description="Taken, and given back nowhere.")
     timeout: float | None = Field(None, gt=0, le=86400, description="Seconds after which the request has failed.")
 
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a streamed answer ends with its counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
     def sampling_params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         """
         Args:
@@ -75,6 +80,8 @@ class SamplingFields(BaseModel):
         Raises:
             RefusedError: a field's value makes no sense.
         """
+        if self.stream_options is not None and not self.stream:
+            raise RefusedError(400, "stream_options needs stream to be true", param="stream_options")
         names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty", "stop")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.seed is not None:

@@ -76,7 +76,7 @@ class Listener:
         self.first_s = 0.0
         text = Continuation(vocabulary, prompt, params, fields.pop("n_ctx", 512))
         self.ticket = Ticket(text, client, self._hear, **fields)
-        scheduler.submit(self.ticket)
+        scheduler.submit([self.ticket])
 
     def _hear(self, news: Delta | EdgeLMError) -> None:
         self.first_s = self.first_s or time.monotonic()
@@ -184,7 +184,7 @@ def test_no_more_than_the_places_are_computed_and_the_line_is_bounded(backend: S
     listeners = [Listener(scheduler, [n]) for n in range(3)]
     begin(backend, scheduler, 3)
     listeners += [Listener(scheduler, [n]) for n in range(3, 7)]
-    with pytest.raises(BusyError, match="4 requests wait"):
+    with pytest.raises(BusyError, match="4 generations wait"):
         Listener(scheduler, [9])
     backend.run()
     assert {listener.whole().text for listener in listeners} == {"hello there"}

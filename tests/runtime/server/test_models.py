@@ -1,0 +1,43 @@
+"""Which models there are, and their loading."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+from byte_model import says
+from served import MakeServed, Served
+
+
+@pytest.fixture
+def served(make_served: MakeServed) -> Served:
+    return make_served(says("x"))
+
+
+def test_models_are_listed(served: Served) -> None:
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="any")
+    assert [model.id for model in client.models.list()] == ["scripted"]
+    assert client.models.retrieve("scripted").owned_by == "edgelm"
+    with pytest.raises(openai.NotFoundError, match="this server has scripted"):
+        client.models.retrieve("other")
+
+
+def test_a_model_is_loaded_and_unloaded(served: Served) -> None:
+    assert served.http.get("/v1/models/scripted").json()["state"] == "unloaded"
+    loaded = served.http.post("/models/load", json={"model": "scripted"}).json()
+    assert (loaded["state"], loaded["meta"]["n_ctx"]) == ("loaded", 512)
+    assert served.http.post("/models/unload", json={"model": "scripted"}).json()["state"] == "unloaded"
+    assert served.http.post("/models/unload", json={"model": "other"}).status_code == 404
+
+
+def test_the_server_is_well(served: Served) -> None:
+    response = served.http.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_every_field_is_described(served: Served) -> None:
+    schemas = served.http.get("/openapi.json").json()["components"]["schemas"]
+    fields = [(name, field, told) for name, schema in schemas.items() for field, told in schema.get("properties", {}).items()]
+    assert len(fields) > 30
+    assert [
+        (name, field) for name, field, told in fields if "description" not in told and not name.startswith(("HTTPV", "ValidationE"))
+    ] == []
