@@ -13,13 +13,17 @@ from edgelm.errors import MissingPackageError
 from edgelm.runtime.catalogue import DEFAULT_MODEL
 from edgelm.runtime.commands import options
 
-_SERVER, _SHARE = "Server", "Sharing the machine"
+_SERVER, _SHARE, _MODELS = "Server", "Sharing the machine", "Several models"
 
 
 def serve(
     model: Annotated[
-        str, typer.Argument(help="A file or folder, a name (see `edgelm models`), or hf:owner/repo/file.", show_default=True)
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Argument(
+            help="A file or folder, a name (see `edgelm models`), or hf:owner/repo/file; loaded at once.",
+            show_default=f"{DEFAULT_MODEL}; none with --models-dir",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; any but this machine's own needs a key.", rich_help_panel=_SERVER)
     ] = "127.0.0.1",
@@ -38,6 +42,19 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="A web page that may ask from browsers; may be given several times.", rich_help_panel=_SERVER),
     ] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of models that are loaded when they are asked for.", exists=True, file_okay=False, rich_help_panel=_MODELS
+        ),
+    ] = None,
+    keep_alive: Annotated[
+        float, typer.Option(help="Seconds after which a model that nobody uses is unloaded; 0 for never.", min=0, rich_help_panel=_MODELS)
+    ] = 0,
+    memory: Annotated[
+        int | None,
+        typer.Option(help="Megabytes of all loaded models; idle ones make room.", min=1, show_default="no bound", rich_help_panel=_MODELS),
+    ] = None,
     grace: Annotated[float, typer.Option(help="Seconds that answers may take to end after Ctrl-C.", min=0, rich_help_panel=_SERVER)] = 10.0,
     parallel: Annotated[int, typer.Option(help="Answers computed together.", min=1, max=256, rich_help_panel=_SHARE)] = 16,
     waiting: Annotated[int, typer.Option(help="Requests that may wait for a place.", min=0, rich_help_panel=_SHARE)] = 256,
@@ -54,21 +71,28 @@ def serve(
         raise MissingPackageError(f"the server needs {' and '.join(missing)}, which are not installed; pip install 'edgelm[server]'")
     from edgelm.runtime.commands.loading import load, locate
     from edgelm.runtime.local_model import LocalModel
+    from edgelm.runtime.model_folder import bytes_on_disk, models_in, short_name
     from edgelm.runtime.model_pool import ModelPool, ModelSource
     from edgelm.runtime.scheduler import Limits
     from edgelm.runtime.server.access import Access
-    from edgelm.runtime.server.app import create_app
     from edgelm.runtime.server.run import run_server
 
     access = Access(host, _keys(api_key_file), tuple(allow_origin or ()))
     limits = Limits(n_active=parallel, n_waiting=waiting, cache_bytes=cache << 20)
 
-    def open_model(which: str) -> LocalModel:
-        return LocalModel(load(which, backend, threads, ctx, precision, backend_option or []), limits)
+    def source(path: Path) -> ModelSource:
+        return ModelSource(
+            lambda: LocalModel(load(str(path), backend, threads, ctx, precision, backend_option or []), limits), bytes_on_disk(path)
+        )
 
-    path = locate(model)
-    pool = ModelPool({name or _short(model): ModelSource(lambda: open_model(model), path.stat().st_size)}, grace_s=grace)
-    run_server(create_app(pool, access), host, port, grace)
+    sources = {} if models_dir is None else {each: source(path) for each, path in models_in(models_dir).items()}
+    first = None
+    if model is not None or models_dir is None:
+        model = model or DEFAULT_MODEL
+        first = name or short_name(model)
+        sources = {first: source(locate(model))} | sources
+    pool = ModelPool(sources, None if memory is None else memory << 20, keep_alive or None, grace)
+    run_server(pool, access, port, grace, first)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:
@@ -77,7 +101,3 @@ def _keys(file: Path | None) -> tuple[str, ...]:
         raise typer.BadParameter(f"{file} holds no key")
     own = os.environ.get("EDGELM_API_KEY", "")
     return (*lines, *([own] if own else []))
-
-
-def _short(model: str) -> str:
-    return Path(model).stem if model.endswith(".gguf") else model.rstrip("/").rsplit("/", 1)[-1]

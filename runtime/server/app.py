@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from edgelm.errors import EdgeLMError
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.access import Access, AccessMiddleware
 from edgelm.runtime.server.chat_completions import chat_routes
@@ -21,22 +22,29 @@ from edgelm.version import __version__
 _SWEEP_S = 5.0
 
 
-def create_app(pool: ModelPool, access: Access) -> FastAPI:
+Failed = Callable[[EdgeLMError], None]
+
+
+def create_app(pool: ModelPool, access: Access, first: str | None = None, failed: Failed | None = None) -> FastAPI:
     """
     Args:
         pool: the models; it is closed when the application ends.
         access: who may ask.
+        first: the model to load at the beginning, while others may wait already.
+        failed: told if it cannot be loaded.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(_sweep(pool))
+        tasks = [asyncio.create_task(_sweep(pool))]
+        if first is not None:
+            tasks.append(asyncio.create_task(_load(pool, first, failed)))
         try:
             yield
         finally:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await pool.close()
 
     app = FastAPI(
@@ -49,6 +57,14 @@ def create_app(pool: ModelPool, access: Access) -> FastAPI:
     for routes in (chat_routes, completion_routes, token_routes, model_routes):
         app.include_router(routes(pool))
     return app
+
+
+async def _load(pool: ModelPool, name: str, failed: Failed | None) -> None:
+    try:
+        (await pool.use(name)).release()
+    except EdgeLMError as error:
+        if failed is not None:
+            failed(error)
 
 
 async def _sweep(pool: ModelPool) -> None:

@@ -1,4 +1,4 @@
-"""An application, served by uvicorn until the process is told to end."""
+"""The server, run by uvicorn until the process is told to end."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ import socket
 import sys
 
 import uvicorn
-from starlette.types import ASGIApp
 
-from edgelm.errors import InvalidRequestError
+from edgelm.errors import EdgeLMError, InvalidRequestError
+from edgelm.runtime.model_pool import ModelPool
+from edgelm.runtime.server.access import Access
+from edgelm.runtime.server.app import create_app
 
 _HEADERS_S = 10  # idle connections are closed after so long, and so are those that never finish their headers
 
 
-def run_server(app: ASGIApp, host: str, port: int, grace_s: float) -> None:
+def run_server(pool: ModelPool, access: Access, port: int, grace_s: float, first: str | None) -> None:
     """Listen until Ctrl-C or a termination signal; then answers may take grace_s seconds to end.
+
+    Args:
+        first: the model that is loaded at once.
 
     Raises:
         InvalidRequestError: the address cannot be listened at.
+        EdgeLMError: the first model cannot be loaded.
     """
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    print(f"Listening at http://{shown}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
+    errors: list[EdgeLMError] = []
+
+    def end(error: EdgeLMError) -> None:
+        errors.append(error)
+        server.should_exit = True
+
+    listener = _listen(access.host, port)
     config = uvicorn.Config(
-        app,
+        create_app(pool, access, first, end),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -32,7 +42,12 @@ def run_server(app: ASGIApp, host: str, port: int, grace_s: float) -> None:
         timeout_graceful_shutdown=max(1, round(grace_s)),
         h11_max_incomplete_event_size=64 << 10,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    shown = f"[{access.host}]" if ":" in access.host else access.host
+    print(f"Listening at http://{shown}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
+    server.run(sockets=[listener])
+    if errors:
+        raise errors[0]
 
 
 def _listen(host: str, port: int) -> socket.socket:

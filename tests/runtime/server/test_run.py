@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from tiny_models import write_tiny
 
 EDGELM = (sys.executable, "-c", "from edgelm.runtime.cli import main; main()")
 
@@ -99,6 +101,32 @@ def test_an_answer_that_takes_longer_is_ended(smollm2_path: Path) -> None:
         next(lines)
         process.send_signal(signal.SIGTERM)
         process.wait(20)
+
+
+def test_a_folder_of_models_is_loaded_on_demand_and_unloaded_when_idle(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tiny(tmp_path / f"{name}.gguf", "llama")
+    (tmp_path / "notes.txt").write_text("no model")
+    with serving("--models-dir", tmp_path, "--keep-alive", "0.1") as (_, url), httpx.Client(base_url=url, timeout=60) as http:
+        assert {model["id"]: model["state"] for model in http.get("/v1/models").json()["data"]} == {"one": "unloaded", "two": "unloaded"}
+        answer = http.post("/v1/completions", json={"model": "two", "prompt": [1, 2, 3], "max_tokens": 2, "ignore_eos": True})
+        assert answer.json()["usage"]["completion_tokens"] == 2
+        assert http.get("/v1/models/one").json()["state"] == "unloaded"
+        end = time.monotonic() + 20
+        while http.get("/v1/models/two").json()["state"] != "unloaded":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF but no more")
+    assert "broken.gguf" in refused(tmp_path / "broken.gguf", "--port", "0")
+    assert "holds no models" in refused("--models-dir", write_folder_without_models(tmp_path / "empty"))
+
+
+def write_folder_without_models(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_others_need_a_key(smollm2_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""The models in a folder, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgelm.errors import InvalidRequestError
+
+
+def models_in(folder: Path) -> dict[str, Path]:
+    """GGUF files, exported folders and Hugging Face folders right in the folder, by their names.
+
+    Raises:
+        InvalidRequestError: there are none, or two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if (path.is_file() and path.suffix == ".gguf") or any((path / name).is_file() for name in ("config.json", "edgelm.json")):
+            name = short_name(path.name)
+            if name in found:
+                raise InvalidRequestError(f"{folder} holds both {found[name].name} and {path.name}; rename one of them")
+            found[name] = path
+    if not found:
+        raise InvalidRequestError(f"{folder} holds no models; put GGUF files or model folders there")
+    return found
+
+
+def short_name(model: str) -> str:
+    """What clients call a model: the last part of its path, without the ending."""
+    return model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Of a file, or of all files right in a folder."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir() if file.is_file())
