@@ -20,6 +20,7 @@ from edgelm.version import __version__
 if TYPE_CHECKING:
     from edgelm.runtime.calibrate import CalibrateReport, calibrate
     from edgelm.runtime.export import export
+    from edgelm.runtime.form import Form
     from edgelm.runtime.llm import LLM
     from edgelm.runtime.quantize import quantize
     from edgelm.runtime.quantize_report import QuantizeReport
@@ -33,6 +34,7 @@ __all__ = [
     "Completion",
     "Delta",
     "EdgeLMError",
+    "Form",
     "QuantizeReport",
     "SamplingParams",
     "Timings",
@@ -50,6 +52,7 @@ _HOME = {
     "Delta": "edgelm.runtime.results",
     "Timings": "edgelm.runtime.results",
     "TokenLogprob": "edgelm.runtime.results",
+    "Form": "edgelm.runtime.form",
     "SamplingParams": "edgelm.runtime.sampling",
     "Tokenizer": "edgelm.runtime.tokenizer",
     "CalibrateReport": "edgelm.runtime.calibrate",

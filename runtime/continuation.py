@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ContextOverflowError
+from edgelm.runtime.constraint import Constraint
 from edgelm.runtime.results import Delta, FinishReason, Timings, TokenLogprob, TopToken
 from edgelm.runtime.sampling import Sampler, SamplingParams, log_softmax, top_tokens
 from edgelm.runtime.text_stream import TextStream
@@ -30,6 +31,7 @@ class Continuation:
     Args:
         prompt: tokens, at least one.
         n_ctx: tokens that the context holds.
+        constraint: keeps the text to params.form; None where it has none.
         load_s: handed through to the timings.
 
     Attributes:
@@ -40,7 +42,15 @@ class Continuation:
         ContextOverflowError: the prompt is longer than the context.
     """
 
-    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], params: SamplingParams, n_ctx: int, load_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        n_ctx: int,
+        load_s: float = 0.0,
+        constraint: Constraint | None = None,
+    ) -> None:
         if len(prompt) > n_ctx:
             raise ContextOverflowError(len(prompt), n_ctx)
         self.history = list(prompt)
@@ -48,6 +58,7 @@ class Continuation:
         self._vocabulary = vocabulary
         self._params = params
         self._load_s = load_s
+        self._constraint = constraint
         self._n_room = n_ctx - len(prompt) + 1  # the last token is given out, but need not be appended
         self._ends = frozenset() if params.ignore_eos else vocabulary.eog_ids
         self._sampler = Sampler(params, vocabulary.eog_ids if params.ignore_eos else ())
@@ -70,9 +81,11 @@ class Continuation:
 
     def advance(self, logits: NDArray[np.float32]) -> Delta:
         """The next token's delta, from logits float32 [n_vocab]; the last one has a finish_reason and timings."""
-        token = self._sampler.sample(logits, self.history)
+        token = self._sampler.sample(logits, self.history, self._constraint.mask() if self._constraint else None)
         if token in self._ends:
             return self._delta("", (), None, "stop")
+        if self._constraint:
+            self._constraint.take(token)
         self._times.append(perf_counter() - self._start)
         self.history.append(token)
         logprobs = None if self._params.logprobs is None else (self._logprob(logits, token, self._params.logprobs),)

@@ -30,6 +30,7 @@ from edgelm.runtime.settings import read_settings
 if TYPE_CHECKING:
     from edgelm.quant.model_file import ModelFile
     from edgelm.runtime.chat_template import ChatTemplate
+    from edgelm.runtime.constraint import ConstraintFactory
     from edgelm.runtime.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -160,6 +161,17 @@ class LLM:
 
         return ChatTemplate.from_metadata(self._metadata, self._tokenizer)
 
+    @cached_property
+    def constraints(self) -> ConstraintFactory:
+        """Makes the constraints that hold answers to a form.
+
+        Raises:
+            MissingPackageError: llguidance is not installed.
+        """
+        from edgelm.runtime.constraint import ConstraintFactory
+
+        return ConstraintFactory(self._tokenizer, self.info.n_vocab)
+
     # Text and tokens
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
@@ -273,6 +285,15 @@ class LLM:
             raise InvalidRequestError("the prompt is empty and the model has no beginning-of-text token to start from; give some text")
         return tokens or [bos]
 
+    def continuation(self, tokens: Sequence[int], params: SamplingParams) -> Continuation:
+        """How these tokens would go on: what is left to do is to compute.
+
+        Raises:
+            ContextOverflowError, InvalidRequestError, MissingPackageError
+        """
+        constraint = None if params.form is None else self.constraints.make(params.form)
+        return Continuation(self._tokenizer, tokens, params, self.info.n_ctx, self._load_s, constraint)
+
     # Measures
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -325,8 +346,7 @@ class LLM:
 
     def _start(self, tokens: Sequence[int], params: SamplingParams | None, fields: SamplingFields, cancelled: Event) -> Stream:
         merged = replace(params or SamplingParams(), **fields)
-        backend = self.backend
-        return generate(backend, Continuation(self._tokenizer, tokens, merged, backend.info.n_ctx, self._load_s), cancelled)
+        return generate(self.backend, self.continuation(tokens, merged), cancelled)
 
     def _start_async(
         self, tokens: Sequence[int], params: SamplingParams | None, fields: SamplingFields, stream: bool

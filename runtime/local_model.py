@@ -28,34 +28,33 @@ class LocalModel:
 
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
         """As ChatModel.chat."""
-        tokens = await asyncio.to_thread(self.llm.chat_tokens, request.messages)  # long texts take their time
-        return self._answer([tokens], request.params, request.n, asker)
+        return await self._answer(lambda: [self.llm.chat_tokens(request.messages)], request.params, request.n, asker)
 
     async def complete(self, prompts: Sequence[Prompt], params: SamplingParams, n: int, asker: Asker) -> Events:
         """Continue texts or tokens, each n times; choices are counted through. Errors as of chat."""
-        tokens = await asyncio.to_thread(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts])
-        return self._answer(tokens, params, n, asker)
+        return await self._answer(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts], params, n, asker)
 
     def close(self, grace_s: float = 0.0) -> None:
         """End, after a time for what is under way."""
         self.scheduler.close(grace_s)
         self.llm.close()
 
-    def _answer(self, prompts: Sequence[Sequence[int]], params: SamplingParams, n: int, asker: Asker) -> Events:
+    async def _answer(self, tokenize: Callable[[], list[list[int]]], params: SamplingParams, n: int, asker: Asker) -> Events:
         """Hand n generations of each prompt in; what they say as one stream of events."""
-        loop = asyncio.get_running_loop()
-        news: asyncio.Queue[News] = asyncio.Queue()
+
+        def prepare() -> list[Continuation]:
+            return [
+                self.llm.continuation(tokens, params if params.seed is None else replace(params, seed=params.seed + n * i + j))
+                for i, tokens in enumerate(tokenize())
+                for j in range(n)
+            ]
+
         deadline = None if asker.timeout_s is None else monotonic() + asker.timeout_s
-        tickets: list[Ticket] = []
-        try:
-            for choice in range(n * len(prompts)):
-                own = params if params.seed is None else replace(params, seed=params.seed + choice)
-                text = Continuation(self.llm.tokenizer, prompts[choice // n], own, self.llm.info.n_ctx)
-                tickets.append(Ticket(text, asker.client, _hand_over(loop, news, choice), deadline))
-            self.scheduler.submit(tickets)
-        except EdgeLMError:
-            _cancel(tickets)
-            raise
+        texts = await asyncio.to_thread(prepare)  # long prompts and large grammars take their time
+        news: asyncio.Queue[News] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        tickets = [Ticket(text, asker.client, _hand_over(loop, news, choice), deadline) for choice, text in enumerate(texts)]
+        self.scheduler.submit(tickets)
         return Events(_events(tickets, news, n), lambda: _cancel(tickets))
 
 

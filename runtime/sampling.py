@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
+from edgelm.runtime.form import Form
 
 Logits = NDArray[np.float32]
 _FIRST_NUCLEUS = 256
@@ -41,6 +42,7 @@ class SamplingParams:
         stop: text that ends the generation and is not part of it; one string or several.
         logprobs: None for none, n for the log probability of each generated token and of the n most likely ones.
         ignore_eos: never let the model end the text (for benchmarks).
+        form: what the text must be: a JSON schema, a regular expression or a grammar; None for anything.
 
     Raises:
         InvalidRequestError: a value that makes no sense.
@@ -60,6 +62,7 @@ class SamplingParams:
     stop: str | Sequence[str] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    form: Form | None = None
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0)
@@ -79,6 +82,8 @@ class SamplingParams:
         _check_bias(self.logit_bias)
         if not isinstance(self.stop, Sequence) or not all(isinstance(stop, str) and stop for stop in self.stop_strings):
             raise InvalidRequestError(f"stop is {self.stop!r}; it must be one or several non-empty strings")
+        if self.form is not None and self.ignore_eos:
+            raise InvalidRequestError("a text of a given form ends where the form does; leave ignore_eos out")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -108,6 +113,7 @@ class SamplingFields(TypedDict, total=False):
     stop: str | Sequence[str]
     logprobs: int | None
     ignore_eos: bool
+    form: Form | None
 
 
 class Sampler:
@@ -125,18 +131,23 @@ class Sampler:
         self._biased = np.fromiter(bias.keys(), np.int64, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
 
-    def sample(self, logits: Logits, history: Sequence[int] = ()) -> int:
+    def sample(self, logits: Logits, history: Sequence[int] = (), allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token.
 
         Args:
             logits: float32 [n_vocab], left unchanged.
             history: the tokens so far, prompt included.
+            allowed: bool [n_vocab], the tokens that may be drawn; None for all.
 
         Raises:
             InvalidRequestError: logit_bias names a token that is not in the vocabulary.
         """
         params = self._params
         adjusted = self._adjusted(logits, history)
+        if allowed is not None:
+            adjusted = np.where(allowed, adjusted, np.float32(-np.inf))
+            if adjusted.max() == -math.inf:
+                raise InvalidRequestError("logit_bias forbids every token that the form of the answer allows; allow at least one")
         if params.temperature == 0.0 or params.top_k == 1:
             return int(adjusted.argmax())
         tokens = top_tokens(adjusted, params.top_k) if params.top_k else np.arange(adjusted.size)

@@ -41,7 +41,8 @@ def chat_request(body: ChatCompletionRequest) -> ChatRequest:
         raise RefusedError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise RefusedError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
-    params = body.sampling_params(body.max_completion_tokens or body.max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
+    form = None if body.response_format is None else body.response_format.form()
+    params = body.sampling_params(body.max_completion_tokens or body.max_tokens, (body.top_logprobs or 0) if body.logprobs else None, form)
     return ChatRequest([message.for_template() for message in body.messages], params, body.n)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from edgelm.errors import InvalidRequestError
+from edgelm.runtime.form import Form
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.server.errors import RefusedError
 
@@ -71,11 +72,12 @@ class SamplingFields(BaseModel):
         """Whether a streamed answer ends with its counts."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling_params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    def sampling_params(self, max_tokens: int | None, logprobs: int | None, form: Form | None = None) -> SamplingParams:
         """
         Args:
             max_tokens: of the answer; None for as many as the context holds.
             logprobs: likeliest tokens to tell at each place; None for no log probabilities at all.
+            form: what the answer must be.
 
         Raises:
             RefusedError: a field's value makes no sense.
@@ -89,7 +91,7 @@ class SamplingFields(BaseModel):
         if self.logit_bias is not None:
             given["logit_bias"] = _biases(self.logit_bias)
         try:
-            return SamplingParams(**given, max_tokens=max_tokens, logprobs=logprobs, ignore_eos=self.ignore_eos)
+            return SamplingParams(**given, max_tokens=max_tokens, logprobs=logprobs, ignore_eos=self.ignore_eos, form=form)
         except InvalidRequestError as error:
             raise RefusedError(400, str(error)) from None
 

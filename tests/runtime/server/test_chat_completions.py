@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
 import openai
+import pydantic
 import pytest
 from byte_model import END, says
 from served import MakeServed, Served
@@ -135,6 +137,34 @@ def test_parts_of_text_and_developers_are_read(make_served: MakeServed) -> None:
     assert heard == ["system:be brief\nuser:one two\nassistant:"]
 
 
+class Person(pydantic.BaseModel):
+    name: Annotated[str, pydantic.Field(max_length=5)]
+    age: Annotated[int, pydantic.Field(ge=0, le=150)]
+
+
+def test_the_official_client_parses_an_answer_of_a_given_form(make_served: MakeServed) -> None:
+    served = make_served(lambda _: np.zeros(258, np.float32))
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="any")
+    answer = client.chat.completions.parse(model="", messages=MESSAGES, response_format=Person, seed=1)
+    assert isinstance(answer.choices[0].message.parsed, Person)
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"type": "json_object"}, r"\{.*\}"),
+        ({"type": "regex", "text": "a{3}"}, "aaa"),
+        ({"type": "lark", "text": 'start: "b" | "c"'}, "[bc]"),
+        ({"type": "gbnf", "text": 'root ::= "d"'}, "d"),
+        ({"type": "text"}, ".*"),
+    ],
+)
+def test_answers_have_their_form(make_served: MakeServed, form: Any, pattern: str) -> None:
+    served = make_served(lambda _: np.zeros(258, np.float32))
+    body = served.chat(response_format=form, seed=3, max_tokens=300, logit_bias={"125": 9}).json()
+    assert re.fullmatch(pattern, body["choices"][0]["message"]["content"], re.DOTALL)
+
+
 def test_the_same_beginning_is_not_computed_again(make_served: MakeServed) -> None:
     served = make_served(says("x"))
     first = served.chat("a" * 200).json()["usage"]
@@ -148,7 +178,10 @@ def test_the_same_beginning_is_not_computed_again(make_served: MakeServed) -> No
     [
         ({"foo": 1}, "foo", "not supported"),
         ({"tools": []}, "tools", "not supported"),
-        ({"response_format": {"type": "text"}}, "response_format", "not supported"),
+        ({"response_format": {"type": "poem"}}, "response_format", "does not match"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "y"}}}}, None, "cannot be used"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, None, "ignore_eos"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"temperature": "hot"}, "temperature", "number"),
         ({"n": 0}, "n", "greater than or equal to 1"),
