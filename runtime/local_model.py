@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from threading import Event as Signal
 from time import monotonic, perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.chat_model import Asker, ChatRequest, Event, Events, Finish, TextDelta, Usage
 from edgelm.runtime.continuation import Continuation
 from edgelm.runtime.llm import LLM, Prompt
+from edgelm.runtime.measures import embedding_of
 from edgelm.runtime.results import Delta
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.scheduler import Limits, Scheduler, Ticket
@@ -33,6 +38,20 @@ class LocalModel:
     async def complete(self, prompts: Sequence[Prompt], params: SamplingParams, n: int, asker: Asker) -> Events:
         """Continue texts or tokens, each n times; choices are counted through. Errors as of chat."""
         return await self._answer(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts], params, n, asker)
+
+    def embed(self, prompts: Sequence[Prompt], cancelled: Signal) -> tuple[list[NDArray[np.float32]], int]:
+        """A vector of length 1, float32 [n_embd], for each text, and their tokens together. It computes between the scheduler's steps.
+
+        Args:
+            cancelled: once set, no further text is begun.
+
+        Raises:
+            BackendUnavailableError: the engine gives no hidden states.
+            ContextOverflowError: a text is too long.
+        """
+        tokens = [self.llm.prompt_tokens(prompt) for prompt in prompts]
+        vectors = [embedding_of(self.llm.backend, np.asarray(each, np.int32)) for each in tokens if not cancelled.is_set()]
+        return vectors, sum(map(len, tokens))
 
     def close(self, grace_s: float = 0.0) -> None:
         """End, after a time for what is under way."""

@@ -66,9 +66,9 @@ def serve(
     precision: options.Precision = None,
 ) -> None:
     """Answer programs over HTTP, by OpenAI's protocol, until Ctrl-C."""
-    missing = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
+    missing = [package for package in ("fastapi", "uvicorn", "prometheus_client") if find_spec(package) is None]
     if missing:
-        raise MissingPackageError(f"the server needs {' and '.join(missing)}, which are not installed; pip install 'edgelm[server]'")
+        raise MissingPackageError(f"the server needs {', '.join(missing)}, not installed here; pip install 'edgelm[server]'")
     from edgelm.runtime.commands.loading import load, locate
     from edgelm.runtime.local_model import LocalModel
     from edgelm.runtime.model_folder import bytes_on_disk, models_in, short_name

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 
-from edgelm.runtime.chat_model import Asker, Events, Usage
+from edgelm.runtime.chat_model import Asker, Event, Events, Usage
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool
+from edgelm.runtime.server.metrics import Metrics
 
 Json = dict[str, Any]
 
@@ -34,7 +35,7 @@ class Envelope:
         return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model, "choices": choices, **more}
 
 
-async def begin(pool: ModelPool, name: str, ask: Callable[[LocalModel], Awaitable[Events]]) -> tuple[str, Events]:
+async def begin(pool: ModelPool, metrics: Metrics, name: str, ask: Callable[[LocalModel], Awaitable[Events]]) -> tuple[str, Events]:
     """Ask a model, which stays loaded until the events are closed; its name, and the events."""
     use = await pool.use(name)
     try:
@@ -47,7 +48,14 @@ async def begin(pool: ModelPool, name: str, ask: Callable[[LocalModel], Awaitabl
         events.close()
         use.release()
 
-    return use.name, Events(events, release)
+    return use.name, Events(_noted(events, metrics, use.name), release)
+
+
+async def _noted(events: Events, metrics: Metrics, name: str) -> AsyncIterator[Event]:
+    async for event in events:
+        if isinstance(event, Usage):
+            metrics.note(name, event)
+        yield event
 
 
 def asker(request: Request, user: str | None, timeout_s: float | None) -> Asker:

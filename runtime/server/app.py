@@ -14,7 +14,9 @@ from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.access import Access, AccessMiddleware
 from edgelm.runtime.server.chat_completions import chat_routes
 from edgelm.runtime.server.completions import completion_routes
+from edgelm.runtime.server.embeddings import embedding_routes
 from edgelm.runtime.server.error_handlers import add_error_handlers
+from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.models import model_routes
 from edgelm.runtime.server.tokens import token_routes
 from edgelm.version import __version__
@@ -54,8 +56,15 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
         app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app.add_middleware(AccessMiddleware, access=access)
     add_error_handlers(app)
-    for routes in (chat_routes, completion_routes, token_routes, model_routes):
-        app.include_router(routes(pool))
+    metrics = Metrics(pool)
+    for router in (
+        chat_routes(pool, metrics),
+        completion_routes(pool, metrics),
+        embedding_routes(pool),
+        token_routes(pool),
+        model_routes(pool, metrics),
+    ):
+        app.include_router(router)
     return app
 
 

@@ -14,15 +14,16 @@ from edgelm.runtime.server.answering import Envelope, Json, asker, begin, usage_
 from edgelm.runtime.server.chat_schema import ChatCompletionRequest
 from edgelm.runtime.server.errors import RefusedError
 from edgelm.runtime.server.event_stream import EventStream, whole
+from edgelm.runtime.server.metrics import Metrics
 
 
-def chat_routes(pool: ModelPool) -> APIRouter:
+def chat_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         wanted, who = chat_request(body), asker(request, body.user, body.timeout)
-        name, events = await begin(pool, body.model, lambda model: model.chat(wanted, who))
+        name, events = await begin(pool, metrics, body.model, lambda model: model.chat(wanted, who))
         envelope = Envelope("chatcmpl", name)
         if body.stream:
             return EventStream(events, chat_chunks(events, envelope, body.n, body.wants_usage))

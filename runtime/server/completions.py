@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from edgelm.runtime.chat_model import Event, Events, Finish, TextDelta, Usage
-from edgelm.runtime.llm import Prompt
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.results import TokenLogprob
 from edgelm.runtime.server.answering import Envelope, Json, asker, begin, usage_of
 from edgelm.runtime.server.event_stream import EventStream, whole
-from edgelm.runtime.server.sampling_fields import SamplingFields, Text
+from edgelm.runtime.server.metrics import Metrics
+from edgelm.runtime.server.prompts import Prompts, as_prompts
+from edgelm.runtime.server.sampling_fields import SamplingFields
 
 _KIND = "text_completion"
-Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
 class CompletionRequest(SamplingFields):
     """A text that is to go on."""
 
-    prompt: (
-        Text
-        | Tokens
-        | Annotated[list[Text], Field(min_length=1, max_length=64)]
-        | Annotated[list[Tokens], Field(min_length=1, max_length=64)]
-    ) = Field(description="A text, tokens, or several of either; the chat template is not applied.")
+    prompt: Prompts = Field(description="A text, tokens, or several of either; the chat template is not applied.")
     max_tokens: int | None = Field(16, ge=1, description="Tokens at most; null for as many as the context holds.")
     logprobs: int | None = Field(None, ge=0, le=20, description="Tell the log probabilities of so many likeliest tokens at each place.")
 
-    @property
-    def prompts(self) -> list[Prompt]:
-        """One or several, as a list."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        several = [prompt for prompt in self.prompt if not isinstance(prompt, int)]
-        return list(several) or [[token for token in self.prompt if isinstance(token, int)]]
 
-
-def completion_routes(pool: ModelPool) -> APIRouter:
+def completion_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/completions", summary="Continue a text")
     async def completions(body: CompletionRequest, request: Request) -> Response:
+        prompts = as_prompts(body.prompt)
         params, who = body.sampling_params(body.max_tokens, body.logprobs), asker(request, body.user, body.timeout)
-        name, events = await begin(pool, body.model, lambda model: model.complete(body.prompts, params, body.n, who))
+        name, events = await begin(pool, metrics, body.model, lambda model: model.complete(prompts, params, body.n, who))
         envelope = Envelope("cmpl", name)
         if body.stream:
             return EventStream(events, _chunks(events, envelope, body.wants_usage))
-        return await whole(request, events, _completion(events, envelope, body.n * len(body.prompts)))
+        return await whole(request, events, _completion(events, envelope, body.n * len(prompts)))
 
     return router
 

@@ -9,7 +9,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool
+from edgelm.runtime.server.metrics import CONTENT_TYPE, Metrics
+from edgelm.version import __version__
 
 
 class ModelName(BaseModel):
@@ -20,7 +23,7 @@ class ModelName(BaseModel):
     model: str = Field(description="Its name.")
 
 
-def model_routes(pool: ModelPool) -> APIRouter:
+def model_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     router = APIRouter()
     created = int(time.time())
 
@@ -37,6 +40,14 @@ def model_routes(pool: ModelPool) -> APIRouter:
         if any(pool.state(name) == "loading" for name in pool.names) and not pool.loaded():
             return JSONResponse({"status": "loading"}, 503, {"Retry-After": "1"})
         return JSONResponse({"status": "ok"})
+
+    @router.get("/metrics", summary="Counts and times, for Prometheus")
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @router.get("/props", summary="What the models that are loaded are, and how many share them")
+    async def props() -> dict[str, Any]:
+        return {"version": __version__, "models": {name: _properties(model) for name, model in pool.loaded().items()}}
 
     @router.get("/v1/models", summary="The models that can be asked")
     async def list_models() -> dict[str, Any]:
@@ -57,3 +68,19 @@ def model_routes(pool: ModelPool) -> APIRouter:
         return card(body.model)
 
     return router
+
+
+def _properties(model: LocalModel) -> dict[str, Any]:
+    info, limits = model.llm.info, model.scheduler.limits
+    return {
+        "backend": info.backend,
+        "architecture": info.architecture,
+        "n_ctx": info.n_ctx,
+        "n_threads": info.n_threads,
+        "precision": info.precision,
+        "weight_bytes": info.weight_bytes,
+        "n_parallel": limits.n_active,
+        "n_waiting": limits.n_waiting,
+        "prefix_cache_bytes": limits.cache_bytes,
+        "chat_template": model.llm.metadata.get("tokenizer.chat_template"),
+    }

@@ -34,6 +34,25 @@ def test_the_server_is_well(served: Served) -> None:
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
+def test_what_was_done_is_counted(served: Served) -> None:
+    for _ in range(2):
+        served.chat("a" * 50)
+    lines = served.http.get("/metrics").text.splitlines()
+    assert 'edgelm_requests_total{model="scripted"} 2.0' in lines
+    assert 'edgelm_generated_tokens_total{model="scripted"} 2.0' in lines
+    assert 'edgelm_generations_active{model="scripted"} 0.0' in lines
+    assert any(line.startswith("edgelm_time_to_first_token_seconds_bucket") for line in lines)
+    cached = next(line for line in lines if line.startswith("edgelm_cached_tokens_total"))
+    assert float(cached.split()[-1]) >= 50
+    assert "aaa" not in "".join(lines)
+
+
+def test_the_models_are_described(served: Served) -> None:
+    served.chat()
+    scripted = served.http.get("/props").json()["models"]["scripted"]
+    assert (scripted["backend"], scripted["n_ctx"], scripted["n_parallel"]) == ("scripted", 512, 16)
+
+
 def test_every_field_is_described(served: Served) -> None:
     schemas = served.http.get("/openapi.json").json()["components"]["schemas"]
     fields = [(name, field, told) for name, schema in schemas.items() for field, told in schema.get("properties", {}).items()]
