@@ -26,16 +26,21 @@ class Served:
 
     Attributes:
         url: of it.
-        backend: what it computes with.
-        model: what answers.
+        backends: what it computed with, one after the other if the model was unloaded.
+        model: what answers, once it has been asked.
         http: a client of it.
     """
 
     def __init__(self, script: Script, access: Access, limits: Limits, n_ctx: int) -> None:
+        self.backends: list[ScriptedBackend] = []
         metadata = byte_metadata()
-        self.backend = ScriptedBackend(script, n_vocab=258, n_ctx=n_ctx)
-        self.model = LocalModel(LLM.from_parts(self.backend, Tokenizer.from_metadata(metadata), metadata), limits)
-        pool = ModelPool({"scripted": ModelSource(lambda: self.model, 1)})
+
+        def load() -> LocalModel:
+            self.backends.append(ScriptedBackend(script, n_vocab=258, n_ctx=n_ctx))
+            self.model = LocalModel(LLM.from_parts(self.backends[-1], Tokenizer.from_metadata(metadata), metadata), limits)
+            return self.model
+
+        pool = ModelPool({"scripted": ModelSource(load, 1)})
         config = uvicorn.Config(create_app(pool, access), port=0, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
@@ -55,7 +60,7 @@ class Served:
         self.http.close()
         self._server.should_exit = True
         self._thread.join(20)
-        assert not self.backend.sequences
+        assert not any(backend.sequences for backend in self.backends)
 
 
 MakeServed = Callable[..., Served]

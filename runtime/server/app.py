@@ -14,6 +14,7 @@ from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.access import Access, AccessMiddleware
 from edgelm.runtime.server.chat_completions import chat_routes
 from edgelm.runtime.server.completions import completion_routes
+from edgelm.runtime.server.description import describe
 from edgelm.runtime.server.embeddings import embedding_routes
 from edgelm.runtime.server.error_handlers import add_error_handlers
 from edgelm.runtime.server.metrics import Metrics
@@ -65,6 +66,7 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
         model_routes(pool, metrics),
     ):
         app.include_router(router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
 
 

@@ -272,6 +272,6 @@ def test_a_client_that_goes_frees_its_place(make_served: MakeServed, stream: boo
         with pytest.raises(httpx.ReadTimeout):
             served.http.post("/v1/chat/completions", json=body, timeout=0.3)
     end = time.monotonic() + 5
-    while served.backend.sequences:
+    while served.backends[-1].sequences:
         assert time.monotonic() < end
         time.sleep(0.01)
