@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from edgelm.runtime.results import FinishReason, TokenLogprob
 from edgelm.runtime.sampling import SamplingParams
+from edgelm.runtime.tool_calls import CallPiece, ToolUse
 
 Message = Mapping[str, Any]
 
@@ -37,11 +38,13 @@ class ChatRequest:
         messages: as LLM.chat takes them.
         params: how tokens are chosen.
         n: answers that are wanted, each from its own random numbers.
+        tools: functions that an answer may call; None for none.
     """
 
     messages: Sequence[Message]
     params: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
+    tools: ToolUse | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,19 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
+class ToolCallDelta:
+    """The next piece of a call of a function, in place of text."""
+
+    choice: int
+    piece: CallPiece
+
+
+@dataclass(frozen=True)
 class Finish:
     """An answer has ended."""
 
     choice: int
-    reason: FinishReason
+    reason: FinishReason | Literal["tool_calls"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class Usage:
     decode_s: float
 
 
-Event = TextDelta | Finish | Usage
+Event = TextDelta | ToolCallDelta | Finish | Usage
 
 
 class Events:

@@ -12,14 +12,15 @@ from time import monotonic, perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.errors import EdgeLMError
-from edgelm.runtime.chat_model import Asker, ChatRequest, Event, Events, Finish, TextDelta, Usage
+from edgelm.errors import EdgeLMError, InvalidRequestError
+from edgelm.runtime.chat_model import Asker, ChatRequest, Event, Events, Finish, Message, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.continuation import Continuation
 from edgelm.runtime.llm import LLM, Prompt
 from edgelm.runtime.measures import embedding_of
 from edgelm.runtime.results import Delta
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.scheduler import Limits, Scheduler, Ticket
+from edgelm.runtime.tool_calls import CallReader, Tool, has_tools, written_out
 
 News = tuple[int, Delta | EdgeLMError]
 
@@ -33,7 +34,13 @@ class LocalModel:
 
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
         """As ChatModel.chat."""
-        return await self._answer(lambda: [self.llm.chat_tokens(request.messages)], request.params, request.n, asker)
+        use, params = request.tools, request.params
+        if use is None:
+            return await self._answer(lambda: [self._chat_tokens(request.messages, ())], params, request.n, asker)
+        if params.form is not None:
+            raise InvalidRequestError("an answer that may call tools cannot be held to another form; leave out the form, or the tools")
+        held = replace(params, form=use.form())
+        return await self._answer(lambda: [self._chat_tokens(request.messages, use.tools)], held, request.n, asker, reads_calls=True)
 
     async def complete(self, prompts: Sequence[Prompt], params: SamplingParams, n: int, asker: Asker) -> Events:
         """Continue texts or tokens, each n times; choices are counted through. Errors as of chat."""
@@ -58,8 +65,20 @@ class LocalModel:
         self.scheduler.close(grace_s)
         self.llm.close()
 
-    async def _answer(self, tokenize: Callable[[], list[list[int]]], params: SamplingParams, n: int, asker: Asker) -> Events:
-        """Hand n generations of each prompt in; what they say as one stream of events."""
+    def _chat_tokens(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+        """A conversation as the model reads it, whose template may know no tools."""
+        if has_tools(str(self.llm.metadata.get("tokenizer.chat_template", ""))):
+            return self.llm.chat_tokens(messages, [tool.described() for tool in tools] or None)
+        return self.llm.chat_tokens(written_out(messages, tools))
+
+    async def _answer(
+        self, tokenize: Callable[[], list[list[int]]], params: SamplingParams, n: int, asker: Asker, reads_calls: bool = False
+    ) -> Events:
+        """Hand n generations of each prompt in; what they say as one stream of events.
+
+        Args:
+            reads_calls: calls of tools are to be told from text.
+        """
 
         def prepare() -> list[Continuation]:
             return [
@@ -74,7 +93,7 @@ class LocalModel:
         loop = asyncio.get_running_loop()
         tickets = [Ticket(text, asker.client, _hand_over(loop, news, choice), deadline) for choice, text in enumerate(texts)]
         self.scheduler.submit(tickets)
-        return Events(_events(tickets, news, n), lambda: _cancel(tickets))
+        return Events(_events(tickets, news, n, reads_calls), lambda: _cancel(tickets))
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[News], choice: int) -> Callable[[Delta | EdgeLMError], None]:
@@ -87,7 +106,8 @@ def _hand_over(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[News], choic
     return deliver
 
 
-async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int) -> AsyncIterator[Event]:
+async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int, reads_calls: bool) -> AsyncIterator[Event]:
+    readers = [CallReader() if reads_calls else None for _ in tickets]
     begin = perf_counter()
     first = 0.0
     n_unfinished, n_generated = len(tickets), 0
@@ -97,11 +117,19 @@ async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int) 
             raise what
         first = first or perf_counter()
         n_generated += len(what.token_ids)
-        if what.text or what.logprobs:
-            yield TextDelta(choice, what.text, what.logprobs)
+        reader = readers[choice]
+        if reader is None:
+            if what.text or what.logprobs:
+                yield TextDelta(choice, what.text, what.logprobs)
+        else:
+            for piece in (*reader.push(what.text), *(reader.finish() if what.finish_reason else ())):
+                yield TextDelta(choice, piece) if isinstance(piece, str) else ToolCallDelta(choice, piece)
+            if what.logprobs:
+                yield TextDelta(choice, "", what.logprobs)
         if what.finish_reason is not None:
             n_unfinished -= 1
-            yield Finish(choice, what.finish_reason)
+            calls = reader is not None and reader.n_calls and what.finish_reason == "stop"
+            yield Finish(choice, "tool_calls" if calls else what.finish_reason)
     prompts = tickets[::n]  # of each, the first ticket
     n_prompt, n_cached = sum(ticket.text.n_prompt for ticket in prompts), sum(ticket.n_cached for ticket in prompts)
     yield Usage(n_prompt, n_cached, n_generated, first - begin, perf_counter() - first)

@@ -7,14 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from edgelm.runtime.chat_model import ChatRequest, Event, Events, Finish, TextDelta, Usage
+from edgelm.runtime.chat_model import ChatRequest, Event, Events, Finish, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.results import TokenLogprob
 from edgelm.runtime.server.answering import Envelope, Json, asker, begin, usage_of
-from edgelm.runtime.server.chat_schema import ChatCompletionRequest
+from edgelm.runtime.server.chat_schema import ChatCompletionRequest, NamedTool
 from edgelm.runtime.server.errors import RefusedError
 from edgelm.runtime.server.event_stream import EventStream, whole
 from edgelm.runtime.server.metrics import Metrics
+from edgelm.runtime.tool_calls import CallPiece, Tool, ToolUse
 
 
 def chat_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
@@ -44,7 +45,25 @@ def chat_request(body: ChatCompletionRequest) -> ChatRequest:
         raise RefusedError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
     form = None if body.response_format is None else body.response_format.form()
     params = body.sampling_params(body.max_completion_tokens or body.max_tokens, (body.top_logprobs or 0) if body.logprobs else None, form)
-    return ChatRequest([message.for_template() for message in body.messages], params, body.n)
+    return ChatRequest([message.for_template() for message in body.messages], params, body.n, _tool_use(body))
+
+
+def _tool_use(body: ChatCompletionRequest) -> ToolUse | None:
+    tools = [Tool(each.function.name, each.function.description, each.function.parameters) for each in body.tools or ()]
+    if len({tool.name for tool in tools}) < len(tools):
+        raise RefusedError(400, "two tools have the same name", param="tools")
+    choice = body.tool_choice
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise RefusedError(400, "tool_choice wants a call, but there are no tools", param="tool_choice")
+        return None
+    if choice == "none":
+        return None
+    if isinstance(choice, NamedTool):
+        tools = [tool for tool in tools if tool.name == choice.function.name]
+        if not tools:
+            raise RefusedError(400, f"tool_choice names {choice.function.name!r}, which is none of the tools", param="tool_choice")
+    return ToolUse(tools, must=choice not in (None, "auto"), several=body.parallel_tool_calls)
 
 
 async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: bool) -> AsyncIterator[Json]:
@@ -59,6 +78,8 @@ async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: b
         yield chunk(choice, {"role": "assistant", "content": ""})
     async for event in events:
         match event:
+            case ToolCallDelta():
+                yield chunk(event.choice, {"tool_calls": [_call_delta(event.piece)]})
             case TextDelta():
                 yield chunk(event.choice, {"content": event.text}, _logprobs(event.logprobs))
             case Finish():
@@ -80,8 +101,24 @@ def _choice(events: Sequence[Event], choice: int) -> Json:
     (reason,) = (event.reason for event in events if isinstance(event, Finish) and event.choice == choice)
     told = tuple(one for delta in deltas for one in delta.logprobs or ())
     logprobs = _logprobs(told) if any(delta.logprobs is not None for delta in deltas) else None
-    message = {"role": "assistant", "content": "".join(delta.text for delta in deltas), "refusal": None}
+    calls: list[Json] = []
+    for event in events:
+        if isinstance(event, ToolCallDelta) and event.choice == choice:
+            if event.piece.id is not None:
+                calls.append({"id": event.piece.id, "type": "function", "function": {"name": event.piece.name, "arguments": ""}})
+            calls[-1]["function"]["arguments"] += event.piece.arguments
+    text = "".join(delta.text for delta in deltas)
+    message: Json = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
+    if calls:
+        message["tool_calls"] = calls
     return {"index": choice, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _call_delta(piece: CallPiece) -> Json:
+    function = {"arguments": piece.arguments}
+    if piece.id is None:
+        return {"index": piece.index, "function": function}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": {"name": piece.name, **function}}
 
 
 def _logprobs(told: Sequence[TokenLogprob] | None) -> Json | None:

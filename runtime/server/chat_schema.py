@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgelm.runtime.form import JSON_OBJECT, Form
 from edgelm.runtime.server.sampling_fields import SamplingFields, Text
@@ -19,6 +20,46 @@ class TextPart(BaseModel):
     text: Text = Field(description="The text.")
 
 
+class CalledFunction(BaseModel):
+    """A function that was called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Text = Field(max_length=64, description="Its name.")
+    arguments: Text = Field(description="Its arguments, as the text of a JSON object.")
+
+
+class ToolCall(BaseModel):
+    """A call that the assistant made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(max_length=128, description="By which a tool's message answers it.")
+    type: Literal["function"] = Field("function", description="Always function.")
+    function: CalledFunction = Field(description="The function.")
+    index: int | None = Field(None, description="Of streamed calls; not read.")
+
+    @field_validator("function")
+    @classmethod
+    def _check_arguments(cls, function: CalledFunction) -> CalledFunction:
+        if _object_of(function.arguments) is None:
+            raise ValueError("arguments must be the text of a JSON object")
+        return function
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates read it: with the arguments as values."""
+        return {"type": "function", "function": {"name": self.function.name, "arguments": _object_of(self.function.arguments)}}
+
+
+def _object_of(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is, or None."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 class ChatMessage(BaseModel):
     """One message of a conversation."""
 
@@ -27,13 +68,33 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description="Who said it; developer is read as system, which models know."
     )
-    content: Text | Annotated[list[TextPart], Field(max_length=1024)] = Field(description="What was said: text, or parts of text.")
+    content: Text | Annotated[list[TextPart], Field(max_length=1024)] | None = Field(
+        None, description="What was said: text, or parts of text; an assistant that called tools may have said nothing."
+    )
     name: Text | None = Field(None, max_length=64, description="A name of who said it, for templates that show it.")
+
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=128)] | None = Field(
+        None, description="Calls that the assistant made."
+    )
+    tool_call_id: str | None = Field(None, max_length=128, description="Of a tool's message: the call that it answers.")
+    refusal: str | None = Field(None, description="Of an assistant's message in OpenAI's answers; not read.")
+
+    @model_validator(mode="after")
+    def _check_role(self) -> Self:
+        if self.content is None and self.tool_calls is None:
+            raise ValueError("content is missing")
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError("only assistants call tools")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("tool_call_id belongs to a tool's message, and to no other")
+        return self
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates read it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        message = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.tool_calls is not None:
+            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
         return message | ({"name": self.name} if self.name is not None else {})
 
 
@@ -97,12 +158,54 @@ class Expression(BaseModel):
 ResponseFormat = Annotated[AnyText | JsonObject | JsonSchema | Expression, Field(discriminator="type")]
 
 
+class OfferedFunction(BaseModel):
+    """A function that the model may call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its name.")
+    description: Text = Field("", description="What it does, for the model.")
+    parameters: dict[str, Any] = Field({"type": "object", "properties": {}}, description="JSON schema of its arguments.")
+    strict: bool | None = Field(None, description="Schemas are always kept to.")
+
+
+class OfferedTool(BaseModel):
+    """A tool that the model may use."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["function"] = Field(description="Always function.")
+    function: OfferedFunction = Field(description="The function.")
+
+
+class NamedFunction(BaseModel):
+    """The function that must be called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=64, description="Its name.")
+
+
+class NamedTool(BaseModel):
+    """The tool that must be used."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["function"] = Field(description="Always function.")
+    function: NamedFunction = Field(description="The function.")
+
+
 class ChatCompletionRequest(SamplingFields):
     """A conversation that wants an answer."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] = Field(description="The conversation so far.")
     max_tokens: int | None = Field(None, ge=1, description="Tokens of an answer at most; as many as the context holds if not given.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
+    tools: Annotated[list[OfferedTool], Field(max_length=128)] | None = Field(None, description="Functions that the model may call.")
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = Field(
+        None, description="auto (the default): text or calls; none: text; required: a call; or a call of the function named."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether an answer may be several calls.")
     response_format: ResponseFormat | None = Field(None, description="The form that the answer must have.")
     logprobs: bool = Field(False, description="Tell the log probability of each token of the answer.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="And those of so many likeliest tokens at each place; needs logprobs.")

@@ -177,7 +177,7 @@ def test_the_same_beginning_is_not_computed_again(make_served: MakeServed) -> No
     ("fields", "param", "says_what"),
     [
         ({"foo": 1}, "foo", "not supported"),
-        ({"tools": []}, "tools", "not supported"),
+        ({"functions": []}, "functions", "not supported"),
         ({"response_format": {"type": "poem"}}, "response_format", "does not match"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "y"}}}}, None, "cannot be used"),
