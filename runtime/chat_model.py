@@ -48,6 +48,17 @@ class ChatRequest:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """The request waits for its place; the first event.
+
+    Attributes:
+        n_prompt: tokens of the prompt.
+    """
+
+    n_prompt: int
+
+
+@dataclass(frozen=True)
 class TextDelta:
     """The next piece of an answer's text.
 
@@ -72,10 +83,11 @@ class ToolCallDelta:
 
 @dataclass(frozen=True)
 class Finish:
-    """An answer has ended."""
+    """An answer has ended; by a stop string, if there is one."""
 
     choice: int
     reason: FinishReason | Literal["tool_calls"]
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ class Usage:
     decode_s: float
 
 
-Event = TextDelta | ToolCallDelta | Finish | Usage
+Event = Accepted | TextDelta | ToolCallDelta | Finish | Usage
 
 
 class Events:

@@ -105,7 +105,7 @@ class Continuation:
         if reason is None:
             return Delta(text, tokens, logprobs)
         timings = Timings(self._load_s, self._prefill_s, self._decode_s, tuple(self._times))
-        return Delta(text + self._text.finish(), tokens, logprobs, reason, timings, self.n_prompt)
+        return Delta(text + self._text.finish(), tokens, logprobs, reason, timings, self.n_prompt, self._text.stopped_by)
 
     def _logprob(self, logits: NDArray[np.float32], token: int, n_top: int) -> TokenLogprob:
         logs = log_softmax(logits)

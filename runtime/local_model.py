@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import EdgeLMError, InvalidRequestError
-from edgelm.runtime.chat_model import Asker, ChatRequest, Event, Events, Finish, Message, TextDelta, ToolCallDelta, Usage
+from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, Message, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.continuation import Continuation
 from edgelm.runtime.llm import LLM, Prompt
 from edgelm.runtime.measures import embedding_of
@@ -71,6 +71,10 @@ class LocalModel:
             return self.llm.chat_tokens(messages, [tool.described() for tool in tools] or None)
         return self.llm.chat_tokens(written_out(messages, tools))
 
+    def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        """Of a conversation as the model reads it."""
+        return len(self._chat_tokens(messages, tools))
+
     async def _answer(
         self, tokenize: Callable[[], list[list[int]]], params: SamplingParams, n: int, asker: Asker, reads_calls: bool = False
     ) -> Events:
@@ -108,6 +112,9 @@ def _hand_over(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[News], choic
 
 async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int, reads_calls: bool) -> AsyncIterator[Event]:
     readers = [CallReader() if reads_calls else None for _ in tickets]
+    prompts = tickets[::n]  # of each, the first ticket
+    n_prompt = sum(ticket.text.n_prompt for ticket in prompts)
+    yield Accepted(n_prompt)
     begin = perf_counter()
     first = 0.0
     n_unfinished, n_generated = len(tickets), 0
@@ -129,10 +136,8 @@ async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int, 
         if what.finish_reason is not None:
             n_unfinished -= 1
             calls = reader is not None and reader.n_calls and what.finish_reason == "stop"
-            yield Finish(choice, "tool_calls" if calls else what.finish_reason)
-    prompts = tickets[::n]  # of each, the first ticket
-    n_prompt, n_cached = sum(ticket.text.n_prompt for ticket in prompts), sum(ticket.n_cached for ticket in prompts)
-    yield Usage(n_prompt, n_cached, n_generated, first - begin, perf_counter() - first)
+            yield Finish(choice, "tool_calls" if calls else what.finish_reason, what.stop_string)
+    yield Usage(n_prompt, sum(ticket.n_cached for ticket in prompts), n_generated, first - begin, perf_counter() - first)
 
 
 def _cancel(tickets: Sequence[Ticket]) -> None:

@@ -81,6 +81,7 @@ class Delta:
         finish_reason: on the last piece only: "stop" (end of text or a stop string), "length" (max_tokens or the
             context is used up) or "cancelled".
         timings, n_prompt_tokens: on the last piece only.
+        stop_string: on the last piece, the stop string that ended the text, if one did.
     """
 
     text: str
@@ -89,6 +90,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
     n_prompt_tokens: int | None = None
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
+import anthropic
 import httpx
+import openai
 import uvicorn
 from byte_model import byte_metadata
 
@@ -51,13 +54,22 @@ class Served:
             time.sleep(0.005)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        self._clients = ExitStack()
+        self.http = self._clients.enter_context(httpx.Client(base_url=self.url, timeout=20, trust_env=False))
 
     def chat(self, text: str = "hi", **fields: Any) -> httpx.Response:
         return self.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], **fields})
 
+    def openai(self) -> openai.OpenAI:
+        """The official client of OpenAI's protocol, closed with the server."""
+        return self._clients.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0))
+
+    def anthropic(self) -> anthropic.Anthropic:
+        """The official client of Anthropic's protocol, closed with the server."""
+        return self._clients.enter_context(anthropic.Anthropic(base_url=self.url, api_key="any", max_retries=0))
+
     def close(self) -> None:
-        self.http.close()
+        self._clients.close()
         self._server.should_exit = True
         self._thread.join(20)
         assert not any(backend.sequences for backend in self.backends)

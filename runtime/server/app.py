@@ -17,6 +17,7 @@ from edgelm.runtime.server.completions import completion_routes
 from edgelm.runtime.server.description import describe
 from edgelm.runtime.server.embeddings import embedding_routes
 from edgelm.runtime.server.error_handlers import add_error_handlers
+from edgelm.runtime.server.messages import message_routes
 from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.models import model_routes
 from edgelm.runtime.server.tokens import token_routes
@@ -61,6 +62,7 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
     for router in (
         chat_routes(pool, metrics),
         completion_routes(pool, metrics),
+        message_routes(pool, metrics),
         embedding_routes(pool),
         token_routes(pool),
         model_routes(pool, metrics),

@@ -18,8 +18,9 @@ def add_error_handlers(app: FastAPI) -> None:
     """Tell the application how errors are told."""
 
     @app.exception_handler(RefusedError)
-    async def refuse(_request: Request, refusal: RefusedError) -> JSONResponse:
-        return JSONResponse(refusal.body(), refusal.status, refusal.headers())
+    async def refuse(request: Request, refusal: RefusedError) -> JSONResponse:
+        kind = {"type": "error"} if request.url.path.startswith("/v1/messages") else {}  # Anthropic's clients look for it
+        return JSONResponse(kind | refusal.body(), refusal.status, refusal.headers())
 
     @app.exception_handler(EdgeLMError)
     async def refuse_error(request: Request, error: EdgeLMError) -> JSONResponse:

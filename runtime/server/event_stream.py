@@ -32,16 +32,18 @@ class EventStream(Response):
     Args:
         events: closed at the end, and when the client has gone.
         chunks: what is made of them.
+        is_named: events have the names that their chunks have under "type", and nothing is said after the last, as in Anthropic's protocol.
         keep_alive_s: a comment is sent where nothing was for so long, so that nobody on the way takes the connection for dead.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, chunks: Chunks, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(self, events: Events, chunks: Chunks, is_named: bool = False, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._chunks = chunks
+        self._is_named = is_named
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -57,11 +59,16 @@ class EventStream(Response):
 
         try:
             async for chunk in _with_pauses(self._chunks, self._keep_alive_s):
-                await write(b": keep-alive\n\n" if chunk is None else b"data: " + as_json(chunk) + b"\n\n")
+                await write(b": keep-alive\n\n" if chunk is None else self._written(chunk))
         except EdgeLMError as error:
-            await write(b"data: " + as_json(refusal_of(error).body()) + b"\n\n", more=False)
+            body = refusal_of(error).body()
+            await write(self._written({"type": "error", **body} if self._is_named else body), more=False)
             return
-        await write(b"data: [DONE]\n\n", more=False)
+        await write(b"" if self._is_named else b"data: [DONE]\n\n", more=False)
+
+    def _written(self, chunk: Mapping[str, Any]) -> bytes:
+        name = f"event: {chunk['type']}\n".encode() if self._is_named else b""
+        return name + b"data: " + as_json(chunk) + b"\n\n"
 
 
 async def _with_pauses(chunks: Chunks, pause_s: float) -> AsyncIterator[Mapping[str, Any] | None]:

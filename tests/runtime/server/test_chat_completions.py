@@ -28,7 +28,7 @@ def served(make_served: MakeServed) -> Served:
 
 @pytest.fixture
 def client(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0)
+    return served.openai()
 
 
 def slow(_: Any) -> Any:
@@ -144,7 +144,7 @@ class Person(pydantic.BaseModel):
 
 def test_the_official_client_parses_an_answer_of_a_given_form(make_served: MakeServed) -> None:
     served = make_served(lambda _: np.zeros(258, np.float32))
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="any")
+    client = served.openai()
     answer = client.chat.completions.parse(model="", messages=MESSAGES, response_format=Person, seed=1)
     assert isinstance(answer.choices[0].message.parsed, Person)
 
@@ -244,7 +244,7 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
 def test_a_full_line_is_told_to_ask_later(make_served: MakeServed) -> None:
     served = make_served(slow, limits=Limits(n_active=1, n_waiting=0))
     with pytest.raises(openai.RateLimitError) as caught:
-        openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0).chat.completions.create(model="", messages=MESSAGES, n=2)
+        served.openai().chat.completions.create(model="", messages=MESSAGES, n=2)
     assert int(caught.value.response.headers["retry-after"]) > 0
 
 

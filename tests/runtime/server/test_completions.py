@@ -17,7 +17,7 @@ def served(make_served: MakeServed) -> Served:
 
 @pytest.fixture
 def client(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0)
+    return served.openai()
 
 
 def test_a_text_goes_on(client: openai.OpenAI) -> None:

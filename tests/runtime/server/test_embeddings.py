@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 from byte_model import says
 from served import MakeServed, Served
@@ -17,7 +16,7 @@ def served(make_served: MakeServed) -> Served:
 
 
 def test_each_text_has_the_vector_that_the_llm_gives(served: Served) -> None:
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="any")  # which asks for base64
+    client = served.openai()  # which asks for base64
     answer = client.embeddings.create(model="scripted", input=["one", "another"])
     assert answer.usage.prompt_tokens == 4 + 8
     wanted = served.model.llm.embed(["one", "another"])

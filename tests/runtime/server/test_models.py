@@ -14,7 +14,7 @@ def served(make_served: MakeServed) -> Served:
 
 
 def test_models_are_listed(served: Served) -> None:
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="any")
+    client = served.openai()
     assert [model.id for model in client.models.list()] == ["scripted"]
     assert client.models.retrieve("scripted").owned_by == "edgelm"
     with pytest.raises(openai.NotFoundError, match="this server has scripted"):

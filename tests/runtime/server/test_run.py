@@ -50,21 +50,21 @@ def url(smollm2_path: Path) -> Iterator[str]:
 
 
 def test_a_real_model_answers_the_official_client(url: str) -> None:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="any")
     question = [{"role": "user", "content": "Name the capital of France."}]
-    answer = client.chat.completions.create(model="smol", messages=question, temperature=0, max_tokens=20)  # type: ignore[arg-type]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="any") as client:
+        answer = client.chat.completions.create(model="smol", messages=question, temperature=0, max_tokens=20)  # type: ignore[arg-type]
     assert "Paris" in (answer.choices[0].message.content or "")
 
 
 def test_many_ask_at_once_and_each_gets_its_own_answer(url: str) -> None:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="any")
     capitals = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Germany": "Berlin"}
     heard: dict[str, str] = {}
 
     def ask(country: str) -> None:
         question = [{"role": "user", "content": f"Name the capital of {country}."}]
-        stream = client.chat.completions.create(model="smol", messages=question, temperature=0, max_tokens=20, stream=True)  # type: ignore[call-overload]
-        heard[country] = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any") as client:
+            stream = client.chat.completions.create(model="smol", messages=question, temperature=0, max_tokens=20, stream=True)  # type: ignore[call-overload]
+            heard[country] = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
     threads = [threading.Thread(target=ask, args=(country,)) for country in capitals]
     for thread in threads:
