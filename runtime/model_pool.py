@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
-from edgelm.errors import BusyError, InsufficientMemoryError, UnknownModelError
+from edgelm.errors import BusyError, ClosedError, InsufficientMemoryError, UnknownModelError
 from edgelm.runtime.local_model import LocalModel
 
 State = Literal["unloaded", "loading", "loaded"]
@@ -79,6 +79,7 @@ class ModelPool:
         self._most_bytes = most_bytes
         self._keep_alive_s = keep_alive_s
         self._grace_s = grace_s
+        self._is_closed = False
         self._changing = asyncio.Lock()  # one model is loaded or unloaded at a time, so that memory is counted once
 
     @property
@@ -103,8 +104,11 @@ class ModelPool:
         Raises:
             UnknownModelError: there is none of this name.
             InsufficientMemoryError: it does not fit beside the models that are in use.
+            ClosedError: the pool was closed.
             EdgeLMError: it cannot be loaded.
         """
+        if self._is_closed:
+            raise ClosedError("the server is ending; ask again when it has been started anew")
         name, entry = self._find(name)
         entry.n_users += 1
         try:
@@ -138,7 +142,8 @@ class ModelPool:
                         await self._close(entry)
 
     async def close(self) -> None:
-        """Unload all; what is being loaded is waited for."""
+        """Unload all, after the time of grace for answers under way; what is being loaded is waited for. Closing twice is allowed."""
+        self._is_closed = True
         async with self._changing:
             await asyncio.gather(*(self._close(entry) for entry in self._entries.values()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 
@@ -13,6 +14,8 @@ from edgelm.runtime.server.access import Access
 from edgelm.runtime.server.app import create_app
 
 _HEADERS_S = 10  # idle connections are closed after so long, and so are those that never finish their headers
+
+_LAST_WORDS_S = 5  # for clients to read how their streams ended
 
 
 def run_server(pool: ModelPool, access: Access, port: int, grace_s: float, first: str | None) -> None:
@@ -39,15 +42,28 @@ def run_server(pool: ModelPool, access: Access, port: int, grace_s: float, first
         server_header=False,
         lifespan="on",
         timeout_keep_alive=_HEADERS_S,
-        timeout_graceful_shutdown=max(1, round(grace_s)),
+        timeout_graceful_shutdown=round(grace_s) + _LAST_WORDS_S,
         h11_max_incomplete_event_size=64 << 10,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, pool)
     shown = f"[{access.host}]" if ":" in access.host else access.host
     print(f"Listening at http://{shown}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
     server.run(sockets=[listener])
     if errors:
         raise errors[0]
+
+
+class _Server(uvicorn.Server):
+    """Closes the models as soon as it is told to end, so that streams that take too long end with an error and not in the middle."""
+
+    def __init__(self, config: uvicorn.Config, pool: ModelPool) -> None:
+        super().__init__(config)
+        self._pool = pool
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        closing = asyncio.create_task(self._pool.close())
+        await super().shutdown(sockets)
+        await closing
 
 
 def _listen(host: str, port: int) -> socket.socket:

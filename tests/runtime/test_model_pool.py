@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from edgelm.errors import BusyError, InsufficientMemoryError, ModelFileError, UnknownModelError
+from edgelm.errors import BusyError, ClosedError, InsufficientMemoryError, ModelFileError, UnknownModelError
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool, ModelSource
 
@@ -141,6 +141,16 @@ def test_one_in_use_does_not(shelf: Shelf) -> None:
         assert shelf.closed == ["a"]
 
     run(shelf, scene, most_bytes=250)
+
+
+def test_once_closed_nothing_is_loaded(shelf: Shelf) -> None:
+    async def scene(pool: ModelPool) -> None:
+        await pool.use("a")
+        await pool.close()
+        with pytest.raises(ClosedError, match="is ending"):
+            await pool.use("a")
+
+    run(shelf, scene)
 
 
 def test_what_nobody_uses_is_unloaded_after_a_while(shelf: Shelf) -> None:

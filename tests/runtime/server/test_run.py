@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -100,6 +101,8 @@ def test_an_answer_that_takes_longer_is_ended(smollm2_path: Path) -> None:
         lines = response.iter_lines()
         next(lines)
         process.send_signal(signal.SIGTERM)
+        *_, last = (line for line in lines if line)
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the model was closed"
         process.wait(20)
 
 
