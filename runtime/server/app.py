@@ -20,6 +20,7 @@ from edgelm.runtime.server.error_handlers import add_error_handlers
 from edgelm.runtime.server.messages import message_routes
 from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.models import model_routes
+from edgelm.runtime.server.responses import response_routes
 from edgelm.runtime.server.tokens import token_routes
 from edgelm.version import __version__
 
@@ -62,6 +63,7 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
     for router in (
         chat_routes(pool, metrics),
         completion_routes(pool, metrics),
+        response_routes(pool, metrics),
         message_routes(pool, metrics),
         embedding_routes(pool),
         token_routes(pool),

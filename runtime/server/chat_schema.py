@@ -42,16 +42,16 @@ class ToolCall(BaseModel):
     @field_validator("function")
     @classmethod
     def _check_arguments(cls, function: CalledFunction) -> CalledFunction:
-        if _object_of(function.arguments) is None:
+        if object_of(function.arguments) is None:
             raise ValueError("arguments must be the text of a JSON object")
         return function
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates read it: with the arguments as values."""
-        return {"type": "function", "function": {"name": self.function.name, "arguments": _object_of(self.function.arguments)}}
+        return {"type": "function", "function": {"name": self.function.name, "arguments": object_of(self.function.arguments)}}
 
 
-def _object_of(text: str) -> dict[str, Any] | None:
+def object_of(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is, or None."""
     try:
         value = json.loads(text)

@@ -32,7 +32,7 @@ class EventStream(Response):
     Args:
         events: closed at the end, and when the client has gone.
         chunks: what is made of them.
-        is_named: events have the names that their chunks have under "type", and nothing is said after the last, as in Anthropic's protocol.
+        is_named: events have the names that their chunks have under "type", and nothing is said after the last.
         keep_alive_s: a comment is sent where nothing was for so long, so that nobody on the way takes the connection for dead.
     """
 
@@ -62,7 +62,9 @@ class EventStream(Response):
                 await write(b": keep-alive\n\n" if chunk is None else self._written(chunk))
         except EdgeLMError as error:
             body = refusal_of(error).body()
-            await write(self._written({"type": "error", **body} if self._is_named else body), more=False)
+            if self._is_named:  # Anthropic's clients read the object, OpenAI's the fields
+                body = {**body["error"], **body, "type": "error"}
+            await write(self._written(body), more=False)
             return
         await write(b"" if self._is_named else b"data: [DONE]\n\n", more=False)
 

@@ -81,6 +81,19 @@ def test_tools_are_used(babbler: Served, choice: Any) -> None:
     assert set(final.content[0].input) == {"unit"}
 
 
+def test_an_error_in_a_stream_is_an_event_that_the_client_raises(make_served: MakeServed) -> None:
+    served = make_served(lambda _: np.zeros(258, np.float32), n_ctx=100_000)
+    stream = client_of(served).messages.stream(model="", max_tokens=100_000, messages=MESSAGES)
+
+    def read_on() -> None:
+        with stream as events:
+            for _ in events.text_stream:
+                served.model.scheduler.close()  # as when the server ends
+
+    with pytest.raises(anthropic.APIStatusError, match="was closed"):
+        read_on()
+
+
 def test_results_go_back_and_conversations_are_counted(served: Served) -> None:
     used = {"type": "tool_use", "id": "1", "name": "get_weather", "input": {"unit": "C"}}
     result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "rain"}]}
