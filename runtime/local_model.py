@@ -20,7 +20,7 @@ from edgelm.runtime.measures import embedding_of
 from edgelm.runtime.results import Delta
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.scheduler import Limits, Scheduler, Ticket
-from edgelm.runtime.tool_calls import CallReader, Tool, has_tools, written_out
+from edgelm.runtime.tool_calls import CallReader, Tool, ToolUse, has_tools, written_out
 
 News = tuple[int, Delta | EdgeLMError]
 
@@ -71,9 +71,9 @@ class LocalModel:
             return self.llm.chat_tokens(messages, [tool.described() for tool in tools] or None)
         return self.llm.chat_tokens(written_out(messages, tools))
 
-    def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+    def count_tokens(self, messages: Sequence[Message], tools: ToolUse | None) -> int:
         """Of a conversation as the model reads it."""
-        return len(self._chat_tokens(messages, tools))
+        return len(self._chat_tokens(messages, tools.tools if tools else ()))
 
     async def _answer(
         self, tokenize: Callable[[], list[list[int]]], params: SamplingParams, n: int, asker: Asker, reads_calls: bool = False

@@ -81,6 +81,29 @@ class ToolUse:
 _NO_SPACES = {"x-guidance": {"whitespace_pattern": "[ ]"}}
 
 
+def choose_tools(tools: Sequence[Tool], choice: str, several: bool, named: str | None = None) -> ToolUse | None:
+    """What a request's choice of tools comes to; None for an answer without any.
+
+    Args:
+        choice: "auto", "none", or "required".
+        several: an answer may be more than one call.
+        named: the one that must be called, whatever the choice.
+
+    Raises:
+        InvalidRequestError: a call is wanted of a tool that there is not, or two tools have one name.
+    """
+    if len({tool.name for tool in tools}) < len(tools):
+        raise InvalidRequestError("two tools have the same name")
+    if named is not None:
+        chosen = [tool for tool in tools if tool.name == named]
+        if not chosen:
+            raise InvalidRequestError(f"tool_choice names {named!r:.80}, which is none of the tools")
+        return ToolUse(chosen, True, several)
+    if choice == "required" and not tools:
+        raise InvalidRequestError("tool_choice wants a call, but there are no tools")
+    return ToolUse(tools, choice == "required", several) if tools and choice != "none" else None
+
+
 @dataclass(frozen=True)
 class CallPiece:
     """The next piece of a call.

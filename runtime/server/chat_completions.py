@@ -15,7 +15,7 @@ from edgelm.runtime.server.chat_schema import ChatCompletionRequest, NamedTool
 from edgelm.runtime.server.errors import RefusedError
 from edgelm.runtime.server.event_stream import EventStream, whole
 from edgelm.runtime.server.metrics import Metrics
-from edgelm.runtime.tool_calls import CallPiece, Tool, ToolUse
+from edgelm.runtime.tool_calls import CallPiece, Tool, ToolUse, choose_tools
 
 
 def chat_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
@@ -50,20 +50,8 @@ def chat_request(body: ChatCompletionRequest) -> ChatRequest:
 
 def _tool_use(body: ChatCompletionRequest) -> ToolUse | None:
     tools = [Tool(each.function.name, each.function.description, each.function.parameters) for each in body.tools or ()]
-    if len({tool.name for tool in tools}) < len(tools):
-        raise RefusedError(400, "two tools have the same name", param="tools")
-    choice = body.tool_choice
-    if not tools:
-        if choice not in (None, "none", "auto"):
-            raise RefusedError(400, "tool_choice wants a call, but there are no tools", param="tool_choice")
-        return None
-    if choice == "none":
-        return None
-    if isinstance(choice, NamedTool):
-        tools = [tool for tool in tools if tool.name == choice.function.name]
-        if not tools:
-            raise RefusedError(400, f"tool_choice names {choice.function.name!r}, which is none of the tools", param="tool_choice")
-    return ToolUse(tools, must=choice not in (None, "auto"), several=body.parallel_tool_calls)
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
+    return choose_tools(tools, body.tool_choice if isinstance(body.tool_choice, str) else "auto", body.parallel_tool_calls, named)
 
 
 async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: bool) -> AsyncIterator[Json]:

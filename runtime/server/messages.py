@@ -14,11 +14,10 @@ from edgelm.runtime.chat_model import Accepted, ChatRequest, Events, Finish, Tex
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.server.answering import Json, asker, begin
-from edgelm.runtime.server.errors import RefusedError
 from edgelm.runtime.server.event_stream import EventStream, whole
 from edgelm.runtime.server.messages_schema import CountRequest, MessagesRequest
 from edgelm.runtime.server.metrics import Metrics
-from edgelm.runtime.tool_calls import Tool, ToolUse
+from edgelm.runtime.tool_calls import Tool, ToolUse, choose_tools
 
 
 def message_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
@@ -38,7 +37,7 @@ def message_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     async def count_tokens(body: CountRequest) -> Json:
         use = await pool.use(body.model)
         try:
-            return {"input_tokens": await asyncio.to_thread(use.model.count_tokens, body.for_template(), _tools(body))}
+            return {"input_tokens": await asyncio.to_thread(use.model.count_tokens, body.for_template(), _tool_use(body))}
         finally:
             use.release()
 
@@ -51,23 +50,16 @@ def _params(body: MessagesRequest) -> SamplingParams:
     return SamplingParams(**given, max_tokens=body.max_tokens, stop=body.stop_sequences or ())
 
 
-def _tools(body: CountRequest) -> list[Tool]:
-    if body.tool_choice is not None and body.tool_choice.type == "none":
-        return []
-    return [Tool(each.name, each.description, each.input_schema) for each in body.tools or ()]
+_CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 
 
-def _tool_use(body: MessagesRequest) -> ToolUse | None:
-    tools, choice = _tools(body), body.tool_choice
-    if choice is not None and choice.type in ("any", "tool") and not tools:
-        raise RefusedError(400, "tool_choice wants a call, but there are no tools", param="tool_choice")
-    if choice is not None and choice.type == "tool":
-        tools = [tool for tool in tools if tool.name == choice.name]
-        if not tools:
-            raise RefusedError(400, f"tool_choice names {choice.name!r}, which is none of the tools", param="tool_choice")
-    if not tools:
-        return None
-    return ToolUse(tools, choice is not None and choice.type in ("any", "tool"), choice is None or not choice.disable_parallel_tool_use)
+def _tool_use(body: CountRequest) -> ToolUse | None:
+    tools = [Tool(each.name, each.description, each.input_schema) for each in body.tools or ()]
+    choice = body.tool_choice
+    if choice is None:
+        return choose_tools(tools, "auto", several=True)
+    named = (choice.name or "") if choice.type == "tool" else None
+    return choose_tools(tools, _CHOICES[choice.type], not choice.disable_parallel_tool_use, named)
 
 
 def _stop(finish: Finish) -> Json:

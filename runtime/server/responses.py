@@ -13,11 +13,10 @@ from edgelm.runtime.chat_model import Accepted, ChatRequest, Event, Events, Fini
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.server.answering import Json, asker, begin
-from edgelm.runtime.server.errors import RefusedError
 from edgelm.runtime.server.event_stream import EventStream, whole
 from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.responses_schema import FunctionChoice, ResponseRequest
-from edgelm.runtime.tool_calls import Tool, ToolUse
+from edgelm.runtime.tool_calls import Tool, ToolUse, choose_tools
 
 
 def response_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
@@ -44,16 +43,8 @@ def _params(body: ResponseRequest) -> SamplingParams:
 
 def _tool_use(body: ResponseRequest) -> ToolUse | None:
     tools = [Tool(each.name, each.description or "", each.parameters or Tool(each.name).parameters) for each in body.tools or ()]
-    choice = body.tool_choice
-    if choice not in (None, "auto", "none") and not tools:
-        raise RefusedError(400, "tool_choice wants a call, but there are no tools", param="tool_choice")
-    if isinstance(choice, FunctionChoice):
-        tools = [tool for tool in tools if tool.name == choice.name]
-        if not tools:
-            raise RefusedError(400, f"tool_choice names {choice.name!r}, which is none of the tools", param="tool_choice")
-    if not tools or choice == "none":
-        return None
-    return ToolUse(tools, choice not in (None, "auto"), body.parallel_tool_calls)
+    named = body.tool_choice.name if isinstance(body.tool_choice, FunctionChoice) else None
+    return choose_tools(tools, body.tool_choice if isinstance(body.tool_choice, str) else "auto", body.parallel_tool_calls, named)
 
 
 class _Answer:

@@ -116,6 +116,7 @@ def test_results_go_back_and_conversations_are_counted(served: Served) -> None:
         ({"max_tokens": 5, "thinking": {}}, "thinking is not supported"),
         ({"max_tokens": 5, "temperature": 1.5}, "less than or equal to 1"),
         ({"max_tokens": 5, "tool_choice": {"type": "any"}}, "there are no tools"),
+        ({"max_tokens": 5, "tools": [UNIT], "tool_choice": {"type": "tool"}}, "none of the tools"),
         ({"max_tokens": 5, "messages": [{"role": "system", "content": "x"}]}, "messages.0.role"),
         ({"max_tokens": 5, "messages": [{"role": "user", "content": "x" * 600}]}, "the context holds 512"),
     ],
