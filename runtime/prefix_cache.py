@@ -31,6 +31,7 @@ class PrefixCache:
         self._backend = backend
         self._n_bytes = n_bytes if {"share", "truncate"} <= backend.info.abilities else 0
         self._kept: OrderedDict[int, Tokens] = OrderedDict()
+        self._n_tokens = 0  # counted, for other threads ask while sequences come and go
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -43,7 +44,7 @@ class PrefixCache:
     @property
     def n_tokens(self) -> int:
         """Tokens that are kept."""
-        return sum(map(len, self._kept.values()))
+        return self._n_tokens
 
     def find(self, tokens: Tokens) -> tuple[int | None, int]:
         """The sequence that begins like these tokens for longest, and for how many tokens; (None, 0) where none does."""
@@ -57,13 +58,18 @@ class PrefixCache:
         return best, n_best
 
     def keep(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Take over a sequence that holds these tokens. It may be freed at once."""
+        """Take over a sequence that holds these tokens. One that takes too much memory by itself is freed at once."""
         array = np.asarray(tokens, np.int32)
+        bytes_per_token = self._backend.info.kv_bytes_per_token
+        if not self._n_bytes or len(array) * bytes_per_token > self._n_bytes:
+            self._backend.free(sequence)
+            return
         for other, kept in list(self._kept.items()):
             if common_prefix(kept, array) == len(kept):  # the new one serves for all that it did
                 self._free(other)
         self._kept[sequence] = array
-        while self._kept and self.n_tokens * self._backend.info.kv_bytes_per_token > self._n_bytes:
+        self._n_tokens += len(array)
+        while self._n_tokens * bytes_per_token > self._n_bytes:
             self.free_oldest()
 
     def free_oldest(self) -> bool:
@@ -78,5 +84,5 @@ class PrefixCache:
             pass
 
     def _free(self, sequence: int) -> None:
-        del self._kept[sequence]
+        self._n_tokens -= len(self._kept.pop(sequence))
         self._backend.free(sequence)

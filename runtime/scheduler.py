@@ -221,7 +221,10 @@ class Scheduler:
                 source, n_shared = run.sequence, n
         sequence = new_sequence()
         if source is not None:
-            self._backend.share(source, sequence, n_shared)
+            try:
+                self._backend.share(source, sequence, n_shared)
+            except InsufficientMemoryError:  # a page of it is copied; computed anew, it asks for memory where that is made
+                n_shared = 0
         ticket.n_cached = min(n_shared, ticket.text.n_prompt)
         return _Run(ticket, sequence, n_shared)
 

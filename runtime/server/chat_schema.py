@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgelm.runtime.form import JSON_OBJECT, Form
 from edgelm.runtime.server.sampling_fields import SamplingFields, Text
+from edgelm.runtime.server.strict import Strict
 
 
-class TextPart(BaseModel):
+class TextPart(Strict):
     """A piece of a message. Text is the only kind that these models read."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"] = Field(description="Always text.")
     text: Text = Field(description="The text.")
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(Strict):
     """A function that was called."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Text = Field(max_length=64, description="Its name.")
     arguments: Text = Field(description="Its arguments, as the text of a JSON object.")
 
 
-class ToolCall(BaseModel):
+class ToolCall(Strict):
     """A call that the assistant made."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str = Field(max_length=128, description="By which a tool's message answers it.")
     type: Literal["function"] = Field("function", description="Always function.")
@@ -60,10 +55,8 @@ def object_of(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Strict):
     """One message of a conversation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description="Who said it; developer is read as system, which models know."
@@ -98,10 +91,8 @@ class ChatMessage(BaseModel):
         return message | ({"name": self.name} if self.name is not None else {})
 
 
-class AnyText(BaseModel):
+class AnyText(Strict):
     """An answer of any form."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"] = Field(description="Any text.")
 
@@ -109,10 +100,8 @@ class AnyText(BaseModel):
         return None
 
 
-class JsonObject(BaseModel):
+class JsonObject(Strict):
     """An answer that is a JSON object."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["json_object"] = Field(description="Some JSON object.")
 
@@ -120,10 +109,8 @@ class JsonObject(BaseModel):
         return JSON_OBJECT
 
 
-class NamedSchema(BaseModel):
+class NamedSchema(Strict):
     """A JSON schema."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: str = Field(max_length=64, description="A name, which changes nothing.")
     description: Text | None = Field(None, description="What it is for, which changes nothing.")
@@ -131,10 +118,8 @@ class NamedSchema(BaseModel):
     strict: bool | None = Field(None, description="Schemas are always kept to.")
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(Strict):
     """An answer that keeps to a JSON schema."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["json_schema"] = Field(description="JSON that keeps to a schema.")
     json_schema: NamedSchema = Field(description="The schema.")
@@ -143,10 +128,8 @@ class JsonSchema(BaseModel):
         return Form.json_schema(self.json_schema.content)
 
 
-class Expression(BaseModel):
+class Expression(Strict):
     """An answer that a regular expression or a grammar describes (edgelm's own)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["regex", "lark", "gbnf"] = Field(description="A regular expression, or a grammar of Lark's or of llama.cpp's kind.")
     text: Text = Field(description="The expression or grammar.")
@@ -158,10 +141,8 @@ class Expression(BaseModel):
 ResponseFormat = Annotated[AnyText | JsonObject | JsonSchema | Expression, Field(discriminator="type")]
 
 
-class OfferedFunction(BaseModel):
+class OfferedFunction(Strict):
     """A function that the model may call."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its name.")
     description: Text = Field("", description="What it does, for the model.")
@@ -169,27 +150,21 @@ class OfferedFunction(BaseModel):
     strict: bool | None = Field(None, description="Schemas are always kept to.")
 
 
-class OfferedTool(BaseModel):
+class OfferedTool(Strict):
     """A tool that the model may use."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"] = Field(description="Always function.")
     function: OfferedFunction = Field(description="The function.")
 
 
-class NamedFunction(BaseModel):
+class NamedFunction(Strict):
     """The function that must be called."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=64, description="Its name.")
 
 
-class NamedTool(BaseModel):
+class NamedTool(Strict):
     """The tool that must be used."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"] = Field(description="Always function.")
     function: NamedFunction = Field(description="The function.")

@@ -9,18 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.answering import Json
 from edgelm.runtime.server.event_stream import as_json, unless_gone
 from edgelm.runtime.server.prompts import Prompts, as_prompts
+from edgelm.runtime.server.strict import Strict
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Strict):
     """Texts that want vectors."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field("", description="Name of the model; the first one where it is not given.")
     input: Prompts = Field(description="A text, tokens, or several of either.")

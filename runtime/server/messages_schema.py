@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgelm.runtime.server.sampling_fields import MOST_STOPS, StopString, Text
+from edgelm.runtime.server.strict import Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class TextBlock(_Strict):
+class TextBlock(Strict):
     """A piece of text."""
 
     type: Literal["text"] = Field(description="Always text.")
@@ -22,7 +19,7 @@ class TextBlock(_Strict):
     citations: None = Field(None, description="Not supported.")
 
 
-class ToolUseBlock(_Strict):
+class ToolUseBlock(Strict):
     """A call that the assistant made."""
 
     type: Literal["tool_use"] = Field(description="Always tool_use.")
@@ -31,7 +28,7 @@ class ToolUseBlock(_Strict):
     input: dict[str, Any] = Field(description="Its arguments.")
 
 
-class ToolResultBlock(_Strict):
+class ToolResultBlock(Strict):
     """What a call gave."""
 
     type: Literal["tool_result"] = Field(description="Always tool_result.")
@@ -43,7 +40,7 @@ class ToolResultBlock(_Strict):
 Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
 
 
-class Message(_Strict):
+class Message(Strict):
     """One message of a conversation."""
 
     role: Literal["user", "assistant"] = Field(description="Who said it.")
@@ -61,7 +58,7 @@ class Message(_Strict):
         return [*results, said] if text or calls or not results else results
 
 
-class OfferedTool(_Strict):
+class OfferedTool(Strict):
     """A function that the model may call."""
 
     type: Literal["custom"] = Field("custom", description="Always custom.")
@@ -71,7 +68,7 @@ class OfferedTool(_Strict):
     cache_control: dict[str, Any] | None = Field(None, description="Changes nothing.")
 
 
-class ToolChoice(_Strict):
+class ToolChoice(Strict):
     """Which tools the answer uses."""
 
     type: Literal["auto", "any", "tool", "none"] = Field(description="Text or calls; a call; a call of the one named; text.")
@@ -79,13 +76,13 @@ class ToolChoice(_Strict):
     disable_parallel_tool_use: bool = Field(False, description="One call at most.")
 
 
-class Metadata(_Strict):
+class Metadata(Strict):
     """Of a request."""
 
     user_id: str | None = Field(None, max_length=512, description="Whose request it is: users share the machine evenly.")
 
 
-class CountRequest(_Strict):
+class CountRequest(Strict):
     """A conversation to be counted."""
 
     model: str = Field("", description="Name of the model; the first one where it is not given.")

@@ -7,18 +7,17 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.metrics import CONTENT_TYPE, Metrics
+from edgelm.runtime.server.strict import Strict
 from edgelm.version import __version__
 
 
-class ModelName(BaseModel):
+class ModelName(Strict):
     """Which model."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(description="Its name.")
 

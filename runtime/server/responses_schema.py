@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgelm.runtime.form import Form
 from edgelm.runtime.server.chat_schema import AnyText, JsonObject, object_of
 from edgelm.runtime.server.sampling_fields import Text
+from edgelm.runtime.server.strict import Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
-
-
-class Part(_Strict):
+class Part(Strict):
     """A piece of text of a message."""
 
     type: Literal["input_text", "output_text"] = Field(description="Whose text it is.")
@@ -24,7 +21,7 @@ class Part(_Strict):
     logprobs: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
 
 
-class InputMessage(_Strict):
+class InputMessage(Strict):
     """One message of a conversation."""
 
     type: Literal["message"] = Field("message", description="Always message.")
@@ -34,7 +31,7 @@ class InputMessage(_Strict):
     status: str | None = Field(None, max_length=32, description="Of an earlier answer; not read.")
 
 
-class FunctionCall(_Strict):
+class FunctionCall(Strict):
     """A call that the assistant made."""
 
     type: Literal["function_call"] = Field(description="Always function_call.")
@@ -45,7 +42,7 @@ class FunctionCall(_Strict):
     status: str | None = Field(None, max_length=32, description="Of an earlier answer; not read.")
 
 
-class FunctionCallOutput(_Strict):
+class FunctionCallOutput(Strict):
     """What a call gave."""
 
     type: Literal["function_call_output"] = Field(description="Always function_call_output.")
@@ -53,7 +50,7 @@ class FunctionCallOutput(_Strict):
     output: Text = Field(description="The result.")
 
 
-class SchemaFormat(_Strict):
+class SchemaFormat(Strict):
     """An answer that keeps to a JSON schema."""
 
     type: Literal["json_schema"] = Field(description="JSON that keeps to a schema.")
@@ -66,13 +63,13 @@ class SchemaFormat(_Strict):
         return Form.json_schema(self.content)
 
 
-class TextOptions(_Strict):
+class TextOptions(Strict):
     """Of the answer's text."""
 
     format: Annotated[AnyText | JsonObject | SchemaFormat, Field(discriminator="type")] | None = Field(None, description="Its form.")
 
 
-class FunctionTool(_Strict):
+class FunctionTool(Strict):
     """A function that the model may call."""
 
     type: Literal["function"] = Field(description="Always function.")
@@ -82,14 +79,14 @@ class FunctionTool(_Strict):
     strict: bool | None = Field(None, description="Schemas are always kept to.")
 
 
-class FunctionChoice(_Strict):
+class FunctionChoice(Strict):
     """The function that must be called."""
 
     type: Literal["function"] = Field(description="Always function.")
     name: str = Field(max_length=64, description="Its name.")
 
 
-class ResponseRequest(_Strict):
+class ResponseRequest(Strict):
     """A conversation that wants an answer."""
 
     model: str = Field("", description="Name of the model; the first one where it is not given.")

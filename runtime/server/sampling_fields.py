@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.form import Form
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.server.errors import RefusedError
+from edgelm.runtime.server.strict import Strict
 
 MOST_STOPS = 16
 
@@ -28,21 +29,17 @@ Text = Annotated[str, AfterValidator(_check_characters)]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_characters)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """Of a streamed answer."""
-
-    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = Field(False, description="Send token counts in a last chunk without choices.")
 
 
-class SamplingFields(BaseModel):
+class SamplingFields(Strict):
     """How tokens are chosen and when an answer ends.
 
     What is not given is chosen by edgelm: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = Field("", description="Name of the model; the one that is loaded where it is not given.")
     stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")

@@ -6,18 +6,17 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.chat_schema import ChatMessage
 from edgelm.runtime.server.sampling_fields import Text
+from edgelm.runtime.server.strict import Strict
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Strict):
     """A text."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field("", description="Name of the model.")
     content: Text = Field(description="The text.")
@@ -26,19 +25,15 @@ class TokenizeRequest(BaseModel):
     with_pieces: bool = Field(False, description="Give each token with its text.")
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Strict):
     """Tokens."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field("", description="Name of the model.")
     tokens: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(description="The tokens.")
 
 
-class ApplyTemplateRequest(BaseModel):
+class ApplyTemplateRequest(Strict):
     """A conversation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field("", description="Name of the model.")
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] = Field(description="The conversation.")

@@ -293,6 +293,20 @@ def test_where_memory_runs_out_the_youngest_waits(backend: SteppedBackend, sched
     assert [listener.whole().text for listener in listeners] == ["hello there"] * 2
 
 
+def test_where_sharing_finds_no_memory_the_beginning_is_computed_anew(
+    backend: SteppedBackend, caching: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(_source: int, _target: int, _n_tokens: int) -> None:
+        raise InsufficientMemoryError("no page is left")
+
+    backend.run()
+    Listener(caching, list(range(60))).whole()
+    monkeypatch.setattr(backend, "share", share)
+    again = Listener(caching, list(range(60)))
+    assert again.whole().text == "hello there"
+    assert again.ticket.n_cached == 0
+
+
 def test_where_one_alone_has_no_memory_it_is_told(backend: SteppedBackend, scheduler: Scheduler) -> None:
     listener = Listener(scheduler, [1] * 10)
     backend.fails_with = InsufficientMemoryError("the KV cache is full")
