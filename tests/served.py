@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +34,7 @@ class Served:
         http: a client of it.
     """
 
-    def __init__(self, script: Script, access: Access, limits: Limits, n_ctx: int) -> None:
+    def __init__(self, script: Script, access: Access, limits: Limits, n_ctx: int, names: Sequence[str] = ("scripted",)) -> None:
         self.backends: list[ScriptedBackend] = []
         metadata = byte_metadata()
 
@@ -43,7 +43,7 @@ class Served:
             self.model = LocalModel(LLM.from_parts(self.backends[-1], Tokenizer.from_metadata(metadata), metadata), limits)
             return self.model
 
-        pool = ModelPool({"scripted": ModelSource(load, 1)})
+        pool = ModelPool({name: ModelSource(load, 1) for name in names})
         config = uvicorn.Config(create_app(pool, access), port=0, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)

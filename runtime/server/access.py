@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.server.errors import RefusedError
 
-_OPEN_PATHS = frozenset({"/health"})
+_OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})  # what a browser fetches without a key, and monitors
+_OPEN_FOLDERS = ("/web/", "/docs/")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Access:
                 403, f"pages of {origin!r:.80} may not ask; start the server with --allow-origin to let them", "permission_error"
             )
         asks_first = method == "OPTIONS" and origin is not None  # a browser's preflight cannot carry a key
-        if self.keys and path not in _OPEN_PATHS and not asks_first and not self._has_key(headers):
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
+        if self.keys and not is_open and not asks_first and not self._has_key(headers):
             raise RefusedError(
                 401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "authentication_error", code="invalid_api_key"
             )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from edgelm.errors import EdgeLMError
@@ -22,6 +23,7 @@ from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.models import model_routes
 from edgelm.runtime.server.responses import response_routes
 from edgelm.runtime.server.tokens import token_routes
+from edgelm.runtime.server.web_page import page_routes
 from edgelm.version import __version__
 
 _SWEEP_S = 5.0
@@ -52,8 +54,14 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
             await asyncio.gather(*tasks, return_exceptions=True)
             await pool.close()
 
-    app = FastAPI(
-        title="edgelm", version=__version__, description="Language models on this machine, by OpenAI's protocol.", lifespan=lifespan
+    app = FastAPIOffline(  # FastAPI's own page at /docs would have visitors' browsers fetch it from elsewhere
+        title="edgelm",
+        version=__version__,
+        description="Language models on this machine, by OpenAI's protocol.",
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs/files",
+        favicon_url="/web/icon.svg",
     )
     if access.origins:
         app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"])
@@ -68,6 +76,7 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
         embedding_routes(pool),
         token_routes(pool),
         model_routes(pool, metrics),
+        page_routes(),
     ):
         app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

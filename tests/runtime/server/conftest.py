@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from served import MakeServed, Served
@@ -17,8 +17,14 @@ def make_served() -> Iterator[MakeServed]:
     """Starts a server; every sequence must have been freed when the test is over."""
     servers: list[Served] = []
 
-    def make(script: Script, access: Access = Access(), limits: Limits = Limits(), n_ctx: int = 512) -> Served:  # noqa: B008
-        servers.append(Served(script, access, limits, n_ctx))
+    def make(
+        script: Script,
+        access: Access = Access(),  # noqa: B008
+        limits: Limits = Limits(),  # noqa: B008
+        n_ctx: int = 512,
+        names: Sequence[str] = ("scripted",),
+    ) -> Served:
+        servers.append(Served(script, access, limits, n_ctx, names))
         return servers[-1]
 
     yield make

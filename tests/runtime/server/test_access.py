@@ -39,12 +39,18 @@ def test_a_key_opens(make_served: MakeServed, headers: dict[str, str]) -> None:
     assert served.http.get("/v1/models", headers=headers).status_code == 200
 
 
+def test_the_page_and_the_documentation_are_shown_to_everybody(make_served: MakeServed) -> None:
+    served = make_served(says("x"), Access(keys=[KEY]))
+    for path in ("/", "/web/page.js", "/docs", "/openapi.json", "/health"):
+        assert served.http.get(path).status_code == 200
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer x"}, {"X-API-Key": "a-kez"}, {"X-API-Key": b"\xff"}]
 )
 def test_without_it_nothing_is_told(make_served: MakeServed, headers: dict[str, str]) -> None:
     served = make_served(says("x"), Access(keys=[KEY]))
-    for path in ("/v1/models", "/docs", "/openapi.json", "/nowhere"):
+    for path in ("/v1/models", "/metrics", "/props", "/nowhere", "/docs/../v1/models", "/web/../v1/models"):
         response = served.http.get(path, headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert response.headers["www-authenticate"] == "Bearer"
