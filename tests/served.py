@@ -21,6 +21,7 @@ from edgelm.runtime.model_pool import ModelPool, ModelSource
 from edgelm.runtime.scheduler import Limits
 from edgelm.runtime.server.access import Access
 from edgelm.runtime.server.app import create_app
+from edgelm.runtime.server.connection import Connection
 from edgelm.runtime.tokenizer import Tokenizer
 
 
@@ -29,12 +30,22 @@ class Served:
 
     Attributes:
         url: of it.
+        port: that it listens at.
         backends: what it computed with, one after the other if the model was unloaded.
         model: what answers, once it has been asked.
         http: a client of it.
     """
 
-    def __init__(self, script: Script, access: Access, limits: Limits, n_ctx: int, names: Sequence[str] = ("scripted",)) -> None:
+    def __init__(
+        self,
+        script: Script,
+        access: Access = Access(),  # noqa: B008
+        limits: Limits = Limits(),  # noqa: B008
+        n_ctx: int = 512,
+        names: Sequence[str] = ("scripted",),
+        connection: type[Connection] = Connection,
+        logs_text: bool = False,
+    ) -> None:
         self.backends: list[ScriptedBackend] = []
         metadata = byte_metadata()
 
@@ -44,7 +55,7 @@ class Served:
             return self.model
 
         pool = ModelPool({name: ModelSource(load, 1) for name in names})
-        config = uvicorn.Config(create_app(pool, access), port=0, log_level="error", lifespan="on")
+        config = uvicorn.Config(create_app(pool, access, logs_text=logs_text), port=0, http=connection, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -52,8 +63,8 @@ class Served:
         while not self._server.started:
             assert time.monotonic() < end
             time.sleep(0.005)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self._clients = ExitStack()
         self.http = self._clients.enter_context(httpx.Client(base_url=self.url, timeout=20, trust_env=False))
 

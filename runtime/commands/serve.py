@@ -55,6 +55,10 @@ def serve(
         int | None,
         typer.Option(help="Megabytes of all loaded models; idle ones make room.", min=1, show_default="no bound", rich_help_panel=_MODELS),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Log faults only, and not a line for each request.", rich_help_panel=_SERVER)
+    ] = False,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Log what is asked and answered, too.", rich_help_panel=_SERVER)] = False,
     grace: Annotated[float, typer.Option(help="Seconds that answers may take to end after Ctrl-C.", min=0, rich_help_panel=_SERVER)] = 10.0,
     parallel: Annotated[int, typer.Option(help="Answers computed together.", min=1, max=256, rich_help_panel=_SHARE)] = 16,
     waiting: Annotated[int, typer.Option(help="Requests that may wait for a place.", min=0, rich_help_panel=_SHARE)] = 256,
@@ -92,7 +96,7 @@ def serve(
         first = name or short_name(model)
         sources = {first: source(locate(model))} | sources
     pool = ModelPool(sources, None if memory is None else memory << 20, keep_alive or None, grace)
-    run_server(pool, access, port, grace, first)
+    run_server(pool, access, port, grace, first, quiet, log_text)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

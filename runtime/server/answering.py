@@ -14,6 +14,7 @@ from edgelm.runtime.chat_model import Asker, Event, Events, Usage
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.metrics import Metrics
+from edgelm.runtime.server.request_log import Record
 
 Json = dict[str, Any]
 
@@ -35,7 +36,9 @@ class Envelope:
         return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model, "choices": choices, **more}
 
 
-async def begin(pool: ModelPool, metrics: Metrics, name: str, ask: Callable[[LocalModel], Awaitable[Events]]) -> tuple[str, Events]:
+async def begin(
+    request: Request, pool: ModelPool, metrics: Metrics, name: str, ask: Callable[[LocalModel], Awaitable[Events]]
+) -> tuple[str, Events]:
     """Ask a model, which stays loaded until the events are closed; its name, and the events."""
     use = await pool.use(name)
     try:
@@ -48,13 +51,16 @@ async def begin(pool: ModelPool, metrics: Metrics, name: str, ask: Callable[[Loc
         events.close()
         use.release()
 
-    return use.name, Events(_noted(events, metrics, use.name), release)
+    record: Record = request.state.record
+    record.model = use.name
+    return use.name, Events(_noted(events, metrics, record, use.name), release)
 
 
-async def _noted(events: Events, metrics: Metrics, name: str) -> AsyncIterator[Event]:
+async def _noted(events: Events, metrics: Metrics, record: Record, name: str) -> AsyncIterator[Event]:
     async for event in events:
         if isinstance(event, Usage):
             metrics.note(name, event)
+            record.usage = event
         yield event
 
 

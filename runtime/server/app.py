@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.model_pool import ModelPool
@@ -21,6 +22,7 @@ from edgelm.runtime.server.error_handlers import add_error_handlers
 from edgelm.runtime.server.messages import message_routes
 from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.models import model_routes
+from edgelm.runtime.server.request_log import RequestLog
 from edgelm.runtime.server.responses import response_routes
 from edgelm.runtime.server.tokens import token_routes
 from edgelm.runtime.server.web_page import page_routes
@@ -32,13 +34,14 @@ _SWEEP_S = 5.0
 Failed = Callable[[EdgeLMError], None]
 
 
-def create_app(pool: ModelPool, access: Access, first: str | None = None, failed: Failed | None = None) -> FastAPI:
+def create_app(pool: ModelPool, access: Access, first: str | None = None, failed: Failed | None = None, logs_text: bool = False) -> ASGIApp:
     """
     Args:
         pool: the models; it is closed when the application ends.
         access: who may ask.
         first: the model to load at the beginning, while others may wait already.
         failed: told if it cannot be loaded.
+        logs_text: log what is asked and answered, too.
     """
 
     @asynccontextmanager
@@ -80,7 +83,7 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
     ):
         app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
-    return app
+    return RequestLog(app, logs_text)
 
 
 async def _load(pool: ModelPool, name: str, failed: Failed | None) -> None:

@@ -24,7 +24,7 @@ def chat_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         wanted, who = chat_request(body), asker(request, body.user, body.timeout)
-        name, events = await begin(pool, metrics, body.model, lambda model: model.chat(wanted, who))
+        name, events = await begin(request, pool, metrics, body.model, lambda model: model.chat(wanted, who))
         envelope = Envelope("chatcmpl", name)
         if body.stream:
             return EventStream(events, chat_chunks(events, envelope, body.n, body.wants_usage))

@@ -36,6 +36,11 @@ def add_error_handlers(app: FastAPI) -> None:
             return await refuse(request, error.__cause__)
         return await refuse(request, RefusedError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
 
+    @app.exception_handler(Exception)
+    async def refuse_bug(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 (its text may hold what was asked)
+        message = f"the server has a fault; its log tells more, beside {request.state.record.id}"
+        return await refuse(request, RefusedError(500, message, "server_error", code="internal_error"))
+
 
 def _wrong_field(error: RequestValidationError) -> RefusedError:
     """What is most wrong: of the alternatives that a field has, the one that the value comes nearest to."""

@@ -27,7 +27,7 @@ def message_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     async def messages(body: MessagesRequest, request: Request) -> Response:
         wanted = ChatRequest(body.for_template(), _params(body), tools=_tool_use(body))
         who = asker(request, body.metadata.user_id if body.metadata else None, None)
-        name, events = await begin(pool, metrics, body.model, lambda model: model.chat(wanted, who))
+        name, events = await begin(request, pool, metrics, body.model, lambda model: model.chat(wanted, who))
         message = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": name}
         if body.stream:
             return EventStream(events, _events(events, message), is_named=True)

@@ -26,7 +26,7 @@ def response_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     async def responses(body: ResponseRequest, request: Request) -> Response:
         wanted = ChatRequest(body.for_template(), _params(body), tools=_tool_use(body))
         who = asker(request, body.user, body.timeout)
-        name, events = await begin(pool, metrics, body.model, lambda model: model.chat(wanted, who))
+        name, events = await begin(request, pool, metrics, body.model, lambda model: model.chat(wanted, who))
         answer = _Answer(body, name)
         if body.stream:
             return EventStream(events, answer.stream(events), is_named=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 
@@ -12,17 +13,22 @@ from edgelm.errors import EdgeLMError, InvalidRequestError
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.server.access import Access
 from edgelm.runtime.server.app import create_app
+from edgelm.runtime.server.connection import Connection
+from edgelm.runtime.server.request_log import LOG
 
-_HEADERS_S = 10  # idle connections are closed after so long, and so are those that never finish their headers
-
+_IDLE_S = 10  # after which a connection without a request is closed
 _LAST_WORDS_S = 5  # for clients to read how their streams ended
 
 
-def run_server(pool: ModelPool, access: Access, port: int, grace_s: float, first: str | None) -> None:
+def run_server(
+    pool: ModelPool, access: Access, port: int, grace_s: float, first: str | None, is_quiet: bool = False, logs_text: bool = False
+) -> None:
     """Listen until Ctrl-C or a termination signal; then answers may take grace_s seconds to end.
 
     Args:
         first: the model that is loaded at once.
+        is_quiet: tell faults only on stderr, and not a line for each request.
+        logs_text: tell there what is asked and answered, too.
 
     Raises:
         InvalidRequestError: the address cannot be listened at.
@@ -34,23 +40,35 @@ def run_server(pool: ModelPool, access: Access, port: int, grace_s: float, first
         errors.append(error)
         server.should_exit = True
 
+    _start_log(is_quiet)
     listener = _listen(access.host, port)
     config = uvicorn.Config(
-        create_app(pool, access, first, end),
+        create_app(pool, access, first, end, logs_text),
+        http=Connection,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_keep_alive=_HEADERS_S,
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=round(grace_s) + _LAST_WORDS_S,
         h11_max_incomplete_event_size=64 << 10,
     )
     server = _Server(config, pool)
     shown = f"[{access.host}]" if ":" in access.host else access.host
-    print(f"Listening at http://{shown}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
+    url = f"http://{shown}:{listener.getsockname()[1]}"
+    print(f"Listening at {url}/v1\nA page to chat with: {url}/", file=sys.stderr, flush=True)
     server.run(sockets=[listener])
     if errors:
         raise errors[0]
+
+
+def _start_log(is_quiet: bool) -> None:
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    LOG.handlers = [lines]
+    LOG.setLevel(logging.WARNING if is_quiet else logging.INFO)
+    LOG.propagate = False
 
 
 class _Server(uvicorn.Server):
