@@ -46,8 +46,8 @@ Progress = Callable[[str], None]
 DEFAULT_N_CTX = 4096
 """Tokens of context where nobody asks for a number, if the model was trained for so many."""
 
-ABILITIES = frozenset({"share", "truncate", "hidden"})
-"""Methods of a Backend that an engine may lack: share and truncate of sequences, hidden states."""
+ABILITIES = frozenset({"share", "truncate", "hidden", "save"})
+"""Methods of a Backend that an engine may lack: share, truncate, save (and restore) of sequences, hidden states."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,22 @@ class Backend(Protocol):
 
         Raises:
             InvalidRequestError: the sequence is shorter.
+        """
+        ...
+
+    def save(self, sequence: int) -> list[NDArray[np.uint8]]:
+        """What `restore` needs to have these tokens again, in pieces. They stay as they are while the sequence is not continued, and
+        after it was freed."""
+        ...
+
+    def restore(self, sequence: int, n_tokens: int, state: NDArray[np.uint8]) -> None:
+        """Start an empty sequence with n_tokens, from all pieces that `save` gave, here or in another process.
+
+        The state must be of the same model, with the same options and precision; what it holds is not checked, only how much.
+
+        Raises:
+            InvalidRequestError: the sequence is not empty, or so many bytes are not the state of so many tokens.
+            InsufficientMemoryError: the KV cache cannot grow.
         """
         ...
 

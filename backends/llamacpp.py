@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import DEFAULT_N_CTX, Batch, Chunk, ModelInfo, Outputs, Progress
+from edgelm.backends.base import ABILITIES, DEFAULT_N_CTX, Batch, Chunk, ModelInfo, Outputs, Progress
 from edgelm.backends.batches import check_batch
 from edgelm.backends.cpu.topology import choose_threads
 from edgelm.backends.llamacpp_context import CELL_STEP, Context, ContextSettings, LoadedModel, LoadSettings, Tokens, ids_per_slot
@@ -83,6 +83,9 @@ class LlamaCppOptions:
             raise InvalidRequestError(
                 "rpc_servers would get no layers; set n_gpu_layers to how many they take together with GPUs, -1 for all"
             )
+
+
+_NO_SAVING = "sequences cannot be saved with llama.cpp; choose the cpu backend"
 
 
 class LlamaCppBackend:
@@ -170,6 +173,7 @@ class LlamaCppBackend:
             weight_bytes=self._model.n_bytes,
             bytes_per_token=bytes_per_token(file),
             kv_bytes_per_token=kv_bytes,
+            abilities=ABILITIES - {"save"},
         )
         file.close()
 
@@ -226,6 +230,12 @@ class LlamaCppBackend:
             if slot is not None:
                 self._context.cut(slot.index, n_tokens)
                 slot.length = n_tokens
+
+    def save(self, sequence: int) -> list[NDArray[np.uint8]]:  # noqa: ARG002
+        raise InvalidRequestError(_NO_SAVING)
+
+    def restore(self, sequence: int, n_tokens: int, state: NDArray[np.uint8]) -> None:  # noqa: ARG002
+        raise InvalidRequestError(_NO_SAVING)
 
     def free(self, sequence: int) -> None:
         with self._lock:

@@ -91,6 +91,19 @@ class ScriptedBackend:
                 raise InvalidRequestError(f"sequence {sequence} cannot be truncated to {n_tokens} tokens")
             del self._history.get(sequence, [])[n_tokens:]
 
+    def save(self, sequence: int) -> list[NDArray[np.uint8]]:
+        """Its tokens."""
+        with self._lock:
+            self._check_open()
+            return [np.array(self._history.get(sequence, ()), np.int32).view(np.uint8)]
+
+    def restore(self, sequence: int, n_tokens: int, state: NDArray[np.uint8]) -> None:
+        with self._lock:
+            self._check_open()
+            if self.length(sequence) or state.size != 4 * n_tokens:
+                raise InvalidRequestError(f"{state.size} bytes are not {n_tokens} tokens of an empty sequence")
+            self._history[sequence] = state.view(np.int32).tolist()
+
     def free(self, sequence: int) -> None:
         with self._lock:
             self._check_open()

@@ -17,6 +17,7 @@ from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Event
 from edgelm.runtime.continuation import Continuation
 from edgelm.runtime.llm import LLM, Prompt
 from edgelm.runtime.measures import embedding_of
+from edgelm.runtime.prefix_store import PrefixStore
 from edgelm.runtime.results import Delta
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.scheduler import Limits, Scheduler, Ticket
@@ -26,11 +27,11 @@ News = tuple[int, Delta | EdgeLMError]
 
 
 class LocalModel:
-    """A loaded model and the scheduler that shares it among those who ask. It owns the LLM."""
+    """A loaded model and the scheduler that shares it among those who ask. It owns the LLM. Arguments and errors as of Scheduler."""
 
-    def __init__(self, llm: LLM, limits: Limits | None = None) -> None:
+    def __init__(self, llm: LLM, limits: Limits | None = None, store: PrefixStore | None = None) -> None:
         self.llm = llm
-        self.scheduler = Scheduler(llm.backend, limits)
+        self.scheduler = Scheduler(llm.backend, limits, store)
 
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
         """As ChatModel.chat."""
@@ -44,6 +45,11 @@ class LocalModel:
 
     async def complete(self, prompts: Sequence[Prompt], params: SamplingParams, n: int, asker: Asker) -> Events:
         """Continue texts or tokens, each n times; choices are counted through. Errors as of chat."""
+        limits = self.scheduler.limits
+        if len(prompts) * n > limits.n_active + limits.n_waiting:
+            raise InvalidRequestError(
+                f"{len(prompts)} prompts, {n} times each, are more than may wait here ({limits.n_active + limits.n_waiting}); send fewer at once"
+            )
         return await self._answer(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts], params, n, asker)
 
     def embed(self, prompts: Sequence[Prompt], cancelled: Signal) -> tuple[list[NDArray[np.float32]], int]:

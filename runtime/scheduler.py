@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from edgelm.backends.base import Backend, Chunk, Outputs
 from edgelm.errors import BusyError, ClosedError, DeadlineError, EdgeLMError, InsufficientMemoryError
+from edgelm.runtime.common_prefix import common_prefix
 from edgelm.runtime.continuation import Continuation
 from edgelm.runtime.generation import new_sequence
-from edgelm.runtime.prefix_cache import PrefixCache, common_prefix
+from edgelm.runtime.prefix_cache import PrefixCache
+from edgelm.runtime.prefix_store import PrefixStore
 from edgelm.runtime.results import Delta
 from edgelm.runtime.step_size import StepSize
 from edgelm.runtime.waiting_line import WaitingLine
@@ -101,12 +103,19 @@ class _Run:
 
 
 class Scheduler:
-    """Computes in a thread of its own. The backend stays the caller's, to be closed after the scheduler."""
+    """Computes in a thread of its own. The backend stays the caller's, to be closed after the scheduler.
 
-    def __init__(self, backend: Backend, limits: Limits | None = None) -> None:
+    Args:
+        store: beginnings on disk, if they are to outlive the process.
+
+    Raises:
+        InvalidRequestError: the backend cannot save sequences for the store.
+    """
+
+    def __init__(self, backend: Backend, limits: Limits | None = None, store: PrefixStore | None = None) -> None:
         self.limits = limits or Limits()
         self._backend = backend
-        self._cache = PrefixCache(backend, self.limits.cache_bytes)
+        self._cache = PrefixCache(backend, self.limits.cache_bytes, store)
         self._step_size = StepSize(self.limits.step_s)
         self._line: WaitingLine[Ticket] = WaitingLine()
         self._runs: list[_Run] = []
@@ -163,6 +172,7 @@ class Scheduler:
         try:
             while self._next_batch():
                 self._step()
+            self._cache.close()
         except BaseException as error:
             with self._changed:
                 self._ends_at = monotonic()

@@ -159,6 +159,16 @@ class CPUBackend:
             self._check_open()
             self._cache.truncate(sequence, n_tokens)
 
+    def save(self, sequence: int) -> list[NDArray[np.uint8]]:
+        with self._lock:
+            self._check_open()
+            return self._cache.save(sequence)
+
+    def restore(self, sequence: int, n_tokens: int, state: NDArray[np.uint8]) -> None:
+        with self._lock:
+            self._check_open()
+            self._cache.restore(sequence, n_tokens, state)
+
     def free(self, sequence: int) -> None:
         with self._lock:
             self._cache.free(sequence)

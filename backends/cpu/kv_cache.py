@@ -127,6 +127,29 @@ class KVCache:
         del sequence.pages[kept:]
         sequence.length = n_tokens
 
+    def save(self, number: int) -> list[NDArray[np.uint8]]:
+        """The bytes of its pages, as views, which nobody writes to while the sequence is not continued."""
+        sequence = self._sequences.get(number)
+        return [page.bytes() for page in sequence.pages] if sequence else []
+
+    def restore(self, number: int, n_tokens: int, state: NDArray[np.uint8]) -> None:
+        """Begin a sequence with the pages that `save` gave, one after the other.
+
+        Raises:
+            InvalidRequestError: the sequence is not empty, or so many bytes are not the pages of so many tokens.
+            InsufficientMemoryError: there is no memory for the pages.
+        """
+        pages = state.reshape(-1, self.page_bytes) if state.size % self.page_bytes == 0 else state[:0, None]
+        if self.length(number) or not 0 <= n_tokens <= self.n_ctx or len(pages) != -(-n_tokens // PAGE):
+            raise InvalidRequestError(f"{state.size} bytes are not {n_tokens} tokens of an empty sequence of this model; compute them anew")
+        sequence = self._new_sequence()
+        for index, saved in enumerate(pages):
+            page = self._new_page()
+            page.bytes()[:] = saved
+            self._set_page(sequence, index, page)
+        sequence.length = n_tokens
+        self._sequences[number] = sequence
+
     def free(self, number: int) -> None:
         """Forget the sequence."""
         sequence = self._sequences.pop(number, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelm.backends.base import DEFAULT_N_CTX, Batch, ModelInfo, Outputs, Progress
+from edgelm.backends.base import ABILITIES, DEFAULT_N_CTX, Batch, ModelInfo, Outputs, Progress
 from edgelm.backends.batches import check_batch
 from edgelm.backends.config import ModelConfig, read_config
 from edgelm.backends.cpu.topology import choose_threads
@@ -23,6 +23,9 @@ from edgelm.quant.exported_folder import ExportedFolder
 from edgelm.quant.model_file import ModelFile
 
 _DEFAULT_PROVIDERS: Mapping[str, tuple[str, ...]] = {"cpu": ("cpu",), "qnn": ("qnn",), "nnapi": ("nnapi",)}
+
+
+_NO_SAVING = "sequences cannot be saved with ONNX Runtime; choose the cpu backend"
 
 
 class ONNXBackend:
@@ -88,6 +91,7 @@ class ONNXBackend:
             weight_bytes=self._decoder.weight_bytes,
             bytes_per_token=self._decoder.bytes_per_token,
             kv_bytes_per_token=self._decoder.kv_bytes_per_token,
+            abilities=ABILITIES - {"save"},
             providers=self._decoder.providers,
         )
 
@@ -129,6 +133,12 @@ class ONNXBackend:
             slot = self._slots.find(sequence)
             if slot is not None:
                 slot.length = n_tokens
+
+    def save(self, sequence: int) -> list[NDArray[np.uint8]]:  # noqa: ARG002
+        raise InvalidRequestError(_NO_SAVING)
+
+    def restore(self, sequence: int, n_tokens: int, state: NDArray[np.uint8]) -> None:  # noqa: ARG002
+        raise InvalidRequestError(_NO_SAVING)
 
     def free(self, sequence: int) -> None:
         with self._lock:

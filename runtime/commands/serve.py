@@ -12,6 +12,7 @@ import typer
 from edgelm.errors import MissingPackageError
 from edgelm.runtime.catalogue import DEFAULT_MODEL
 from edgelm.runtime.commands import options
+from edgelm.version import __version__
 
 _SERVER, _SHARE, _MODELS = "Server", "Sharing the machine", "Several models"
 
@@ -63,6 +64,22 @@ def serve(
     parallel: Annotated[int, typer.Option(help="Answers computed together.", min=1, max=256, rich_help_panel=_SHARE)] = 16,
     waiting: Annotated[int, typer.Option(help="Requests that may wait for a place.", min=0, rich_help_panel=_SHARE)] = 256,
     cache: Annotated[int, typer.Option(help="Megabytes of computed beginnings that are kept.", min=0, rich_help_panel=_SHARE)] = 512,
+    disk_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Keep beginnings there, too, across restarts. They hold what people wrote.", rich_help_panel=_SHARE
+        ),
+    ] = None,
+    disk_cache_size: Annotated[int, typer.Option(help="Megabytes of that folder.", min=1, rich_help_panel=_SHARE)] = 4096,
+    kv_memory: Annotated[
+        int | None,
+        typer.Option(
+            help="Megabytes of keys and values of all answers and beginnings of a model.",
+            min=1,
+            show_default="no bound",
+            rich_help_panel=_SHARE,
+        ),
+    ] = None,
     backend: options.Backend = None,
     backend_option: options.BackendOption = None,
     threads: options.Threads = None,
@@ -75,19 +92,28 @@ def serve(
         raise MissingPackageError(f"the server needs {', '.join(missing)}, not installed here; pip install 'edgelm[server]'")
     from edgelm.runtime.commands.loading import load, locate
     from edgelm.runtime.local_model import LocalModel
-    from edgelm.runtime.model_folder import bytes_on_disk, models_in, short_name
+    from edgelm.runtime.model_folder import bytes_on_disk, identity_of, models_in, short_name
     from edgelm.runtime.model_pool import ModelPool, ModelSource
+    from edgelm.runtime.prefix_store import StoreFolder
     from edgelm.runtime.scheduler import Limits
     from edgelm.runtime.server.access import Access
     from edgelm.runtime.server.run import run_server
 
     access = Access(host, _keys(api_key_file), tuple(allow_origin or ()))
-    limits = Limits(n_active=parallel, n_waiting=waiting, cache_bytes=cache << 20)
+    kv_bytes = None if kv_memory is None else kv_memory << 20
+    limits = Limits(n_active=parallel, n_waiting=waiting, kv_bytes=kv_bytes, cache_bytes=cache << 20)
+    folder = None if disk_cache is None else StoreFolder(disk_cache, disk_cache_size << 20)
+
+    def open_model(path: Path) -> LocalModel:
+        llm = load(str(path), backend, threads, ctx, precision, backend_option or [])
+        if folder is None:
+            return LocalModel(llm, limits)
+        info = llm.info
+        parts = (identity_of(path), __version__, info.backend, info.precision, info.n_ctx, info.kv_bytes_per_token, backend_option)
+        return LocalModel(llm, limits, folder.of(" ".join(map(str, parts))))
 
     def source(path: Path) -> ModelSource:
-        return ModelSource(
-            lambda: LocalModel(load(str(path), backend, threads, ctx, precision, backend_option or []), limits), bytes_on_disk(path)
-        )
+        return ModelSource(lambda: open_model(path), bytes_on_disk(path))
 
     sources = {} if models_dir is None else {each: source(path) for each, path in models_in(models_dir).items()}
     first = None
@@ -96,7 +122,11 @@ def serve(
         first = name or short_name(model)
         sources = {first: source(locate(model))} | sources
     pool = ModelPool(sources, None if memory is None else memory << 20, keep_alive or None, grace)
-    run_server(pool, access, port, grace, first, quiet, log_text)
+    try:
+        run_server(pool, access, port, grace, first, quiet, log_text)
+    finally:
+        if folder is not None:
+            folder.close()
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

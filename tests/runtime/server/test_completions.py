@@ -9,6 +9,8 @@ import pytest
 from byte_model import says
 from served import MakeServed, Served
 
+from edgelm.runtime.scheduler import Limits
+
 
 @pytest.fixture
 def served(make_served: MakeServed) -> Served:
@@ -80,3 +82,11 @@ def test_what_makes_no_sense_is_refused(served: Served, fields: Any, param: str 
     response = served.http.post("/v1/completions", json=fields)
     assert response.status_code == 400
     assert param is None or response.json()["error"]["param"] == param
+
+
+def test_more_prompts_than_may_ever_wait_are_refused(make_served: MakeServed) -> None:
+    served = make_served(says("x"), limits=Limits(n_active=4, n_waiting=6))
+    assert served.http.post("/v1/completions", json={"prompt": ["a"] * 5, "n": 2}).status_code == 200
+    response = served.http.post("/v1/completions", json={"prompt": ["a"] * 11, "n": 1})
+    assert response.status_code == 400
+    assert "send fewer" in response.json()["error"]["message"]

@@ -139,3 +139,29 @@ def test_others_need_a_key(smollm2_path: Path) -> None:
 def test_a_port_in_use_is_said(smollm2_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot be listened at" in refused(smollm2_path, "--port", str(taken.getsockname()[1]))
+
+
+def test_beginnings_outlive_the_server(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny.gguf", "llama")
+    place = ("--disk-cache", tmp_path / "cache")
+    body = {"prompt": [*range(3, 203)], "max_tokens": 2, "ignore_eos": True, "temperature": 0}
+
+    def ask(url: str, **changes: object) -> tuple[str, int]:
+        answer = httpx.post(f"{url}/v1/completions", json=body | changes, timeout=60).json()
+        return answer["choices"][0]["text"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    with serving(tmp_path / "tiny.gguf", *place) as (_, url):
+        text, n_cached = ask(url)
+        assert n_cached == 0
+        assert "another server" in refused(tmp_path / "tiny.gguf", *place, "--port", "0")
+    with serving(tmp_path / "tiny.gguf", *place, "--cache", "1") as (process, url):
+        assert ask(url) == (text, 199)
+        for i in range(20):  # more than memory holds, so that some are being written
+            ask(url, prompt=[4 + i, *range(3, 203)])
+        process.kill()
+    with serving(tmp_path / "tiny.gguf", *place) as (_, url):
+        assert not list((tmp_path / "cache").rglob("*.unfinished"))
+        assert ask(url) == (text, 199)
+    write_tiny(tmp_path / "tiny.gguf", "llama", seed=5)
+    with serving(tmp_path / "tiny.gguf", *place) as (_, url):
+        assert ask(url)[1] == 0
