@@ -82,16 +82,16 @@ def parse(text: str) -> list[Instruction]:
         DockerfileError: an instruction or a flag is not known.
     """
     instructions: list[Instruction] = []
-    parts: list[str] = []
+    parts: list[str] = []  # of an instruction that is continued, with the spaces that begin its lines
     first = 0
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         if stripped.startswith("#") or not stripped:
             continue
         first = first if parts else number
-        parts.append(stripped.removesuffix("\\").strip())
+        parts.append(line.rstrip().removesuffix("\\"))
         if not stripped.endswith("\\"):
-            instructions.append(_instruction(" ".join(parts), first))
+            instructions.append(_instruction("".join(parts).strip(), first))
             parts = []
     if parts:
         raise DockerfileError(f"line {first} is continued, but nothing follows")
