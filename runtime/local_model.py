@@ -45,11 +45,9 @@ class LocalModel:
 
     async def complete(self, prompts: Sequence[Prompt], params: SamplingParams, n: int, asker: Asker) -> Events:
         """Continue texts or tokens, each n times; choices are counted through. Errors as of chat."""
-        limits = self.scheduler.limits
-        if len(prompts) * n > limits.n_active + limits.n_waiting:
-            raise InvalidRequestError(
-                f"{len(prompts)} prompts, {n} times each, are more than may wait here ({limits.n_active + limits.n_waiting}); send fewer at once"
-            )
+        most = self.scheduler.limits.n_active + self.scheduler.limits.n_waiting
+        if len(prompts) * n > most:
+            raise InvalidRequestError(f"{len(prompts)} prompts, {n} times each, are more than may wait here ({most}); send fewer at once")
         return await self._answer(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts], params, n, asker)
 
     def embed(self, prompts: Sequence[Prompt], cancelled: Signal) -> tuple[list[NDArray[np.float32]], int]:

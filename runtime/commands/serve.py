@@ -26,9 +26,13 @@ def serve(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; any but this machine's own needs a key.", rich_help_panel=_SERVER)
+        str,
+        typer.Option(envvar="EDGELM_HOST", help="Address to listen at; any but this machine's own needs a key.", rich_help_panel=_SERVER),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 for one that is free.", min=0, max=65535, rich_help_panel=_SERVER)] = 8080,
+    port: Annotated[
+        int,
+        typer.Option(envvar="EDGELM_PORT", help="Port to listen at; 0 for one that is free.", min=0, max=65535, rich_help_panel=_SERVER),
+    ] = 8080,
     name: Annotated[str | None, typer.Option(help="What clients call the model.", show_default="MODEL", rich_help_panel=_SERVER)] = None,
     api_key_file: Annotated[
         Path | None,
