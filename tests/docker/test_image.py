@@ -91,6 +91,8 @@ def test_the_image_answers_who_has_the_key_and_ends_when_it_is_told_to(image: Im
         assert server.http.post("/v1/chat/completions", json=QUESTION).status_code == 401
         answer = server.http.post("/v1/chat/completions", json=QUESTION, headers={"Authorization": f"Bearer {KEY}"})
         assert "Paris" in answer.json()["choices"][0]["message"]["content"]
+        assert "<title>edgelm</title>" in server.http.get("/").text
+        assert all(server.http.get(f"/web/{name}").status_code == 200 for name in ("page.js", "page.css", "markdown-it.js"))
         server.process.send_signal(signal.Signals[image.config.stop_signal])
         _, errors = server.process.communicate(timeout=30)
     assert server.process.returncode in (0, -signal.SIGTERM)
