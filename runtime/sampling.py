@@ -21,6 +21,7 @@ from edgelm.runtime.form import Form
 
 Logits = NDArray[np.float32]
 _FIRST_NUCLEUS = 256
+_COLUMN = 32  # logits that one maximum stands for, in the search for the largest
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,19 @@ def _penalize(logits: Logits, history: Sequence[int], params: SamplingParams) ->
 
 
 def top_tokens(logits: Logits, k: int) -> NDArray[np.int64]:
-    """The k tokens of the largest logits, best first, without sorting the others."""
-    n = logits.size
-    best = np.argpartition(logits, n - k)[-k:] if k < n else np.arange(n)
-    return best[np.lexsort((best, -logits[best]))]
+    """The k tokens of the largest logits, best first, of equal ones the first; fewer where the others are minus infinity.
+
+    The logits are dealt into columns. k columns have a maximum of at least the k-th largest of the columns' maxima, so that what is less
+    cannot be among the k best. Few are left to sort.
+    """
+    n_columns = logits.size // _COLUMN
+    if k < n_columns:
+        maxima = logits[: n_columns * _COLUMN].reshape(_COLUMN, n_columns).max(axis=0)
+        least = np.partition(maxima, n_columns - k)[n_columns - k]
+        best = np.flatnonzero(logits >= max(least, np.finfo(np.float32).min))
+    else:
+        best = np.arange(logits.size)
+    return best[np.lexsort((best, -logits[best]))][:k]
 
 
 def _nucleus(tokens: NDArray[np.int64], weights: NDArray[np.float32], wanted: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

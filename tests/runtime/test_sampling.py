@@ -152,6 +152,24 @@ def test_top_tokens_are_the_sorted_ones(vocabulary: NDArray[np.float32]) -> None
     assert top_tokens(vocabulary, 100).tolist() == np.argsort(-vocabulary, kind="stable")[:100].tolist()
 
 
+@pytest.mark.parametrize("k", [1, 7, 40, 127, 128, 200, 4096, 5000])
+@pytest.mark.parametrize("kind", ["many", "few levels", "few allowed", "all equal"])
+def test_top_tokens_are_exact_however_the_logits_lie(k: int, kind: str) -> None:
+    random = np.random.default_rng(k)
+    logits = random.standard_normal(4096 + 17).astype(np.float32)
+    if kind == "few levels":
+        logits = np.round(logits)
+    elif kind == "few allowed":
+        logits[random.permutation(logits.size)[20:]] = -np.inf
+    elif kind == "all equal":
+        logits[:] = 1
+    wanted = np.argsort(-logits, kind="stable")[:k]
+    found = top_tokens(logits, k)
+    n_allowed = int((logits[wanted] > -np.inf).sum())
+    assert found[:n_allowed].tolist() == wanted[:n_allowed].tolist()
+    assert len(found) >= n_allowed
+
+
 def test_log_softmax_sums_to_one_and_survives_large_logits() -> None:
     logs = log_softmax(np.array([[1000.0, 999.0], [-1000.0, -1000.0]], np.float32))
     np.testing.assert_allclose(np.exp(logs).sum(axis=-1), 1.0)
