@@ -1,6 +1,7 @@
-"""What the environment says, read in one place.
+"""What the environment says, read in one place (EDGELM_HOST and EDGELM_PORT are defaults of options, which the command line reads).
 
 EDGELM_HOME    folder for everything edgelm stores (models, compiled kernels); the user's cache folder where it is not set
+EDGELM_API_KEY a key that opens the local server
 HF_ENDPOINT    the Hugging Face hub, or a mirror of it
 HF_TOKEN       access token for gated models on the hub
 """
@@ -23,11 +24,13 @@ class Settings:
         home: absolute folder of everything that edgelm stores.
         hub_endpoint: base address of the Hugging Face hub.
         hub_token: access token for the hub, never shown.
+        api_key: opens the local server; never shown.
     """
 
     home: Path
     hub_endpoint: str = "https://huggingface.co"
     hub_token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
 
     @property
     def models(self) -> Path:
@@ -48,7 +51,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     token = env.get("HF_TOKEN", "").strip()
     if not (token.isascii() and token.isprintable()):
         raise InvalidRequestError("HF_TOKEN holds characters that no token has; copy the token again")
-    return Settings(_home(env.get("EDGELM_HOME", "")), endpoint, token or None)
+    return Settings(_home(env.get("EDGELM_HOME", "")), endpoint, token or None, env.get("EDGELM_API_KEY") or None)
 
 
 def _home(value: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from edgelm.errors import MissingPackageError
 from edgelm.runtime.catalogue import DEFAULT_MODEL
 from edgelm.runtime.commands import options
+from edgelm.runtime.settings import read_settings
 from edgelm.version import __version__
 
 _SERVER, _SHARE, _MODELS = "Server", "Sharing the machine", "Several models"
@@ -137,5 +137,5 @@ def _keys(file: Path | None) -> tuple[str, ...]:
     lines = file.read_text(encoding="utf-8").split() if file else []
     if file and not lines:
         raise typer.BadParameter(f"{file} holds no key")
-    own = os.environ.get("EDGELM_API_KEY", "")
+    own = read_settings().api_key
     return (*lines, *([own] if own else []))
