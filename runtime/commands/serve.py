@@ -134,7 +134,7 @@ def serve(
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:
-    lines = file.read_text(encoding="utf-8").split() if file else []
+    lines = file.read_text(encoding="utf-8", errors="replace").split() if file else []
     if file and not lines:
         raise typer.BadParameter(f"{file} holds no key")
     own = read_settings().api_key

@@ -165,3 +165,13 @@ def test_beginnings_outlive_the_server(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny.gguf", "llama", seed=5)
     with serving(tmp_path / "tiny.gguf", *place) as (_, url):
         assert ask(url)[1] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", "ключ".encode()])
+def test_a_file_without_usable_keys_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "keys").write_bytes(content)
+    command = [*EDGELM, "serve", "--api-key-file", str(tmp_path / "keys"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "key" in done.stderr
+    assert "Traceback" not in done.stderr
