@@ -25,6 +25,7 @@ from edgelm.backends.cpu.simd import (
     load_f32,
     maximum,
     mul,
+    prefetch,
     read_f32,
     read_f64,
     read_i32,
@@ -40,6 +41,7 @@ from edgelm.backends.cpu.simd import (
 
 _NOTHING = np.float32(-1e30)  # the score of a position that may not be seen
 _ONE = np.float32(1.0)
+_AHEAD = 32  # positions whose keys are on their way from memory while scores are computed
 KV_TYPES = {"f16": (load_f16, store_f16, write_f16, 2), "f32": (load_f32, store_f32, write_f32, 4)}
 
 
@@ -147,6 +149,27 @@ def make_attend(kv_type: str) -> Any:
     load, _store, _write, width = KV_TYPES[kv_type]
 
     @inline
+    def keys_at(table, base, position, d):
+        """Address of the keys of 8 positions; their values follow PAGE * d further on."""
+        return read_i64(table + 8 * (position // PAGE)) + base + position % PAGE * d * width
+
+    @inline
+    def fetch(first, d):
+        """Begin to fetch keys or values of 16 positions."""
+        for i in range(0, 16 * d * width, 64):
+            prefetch(first + i)
+
+    @inline
+    def share(job, item, n_kv, n_splits, window):
+        """An item's tile and its positions [start, start + n), in steps of 16: a share of what any token of the tile may see."""
+        tile = read_i64(job + JOB.tiles) + 32 * (item // n_splits // n_kv)
+        count, position, split = read_i64(tile + 8), read_i64(tile + 16), item % n_splits
+        begin = max(0, position - window + 1) // 16 * 16 if window > 0 else 0
+        steps = (position + count - begin + 15) // 16
+        start = begin + steps * split // n_splits * 16
+        return tile, start, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
+
+    @inline
     def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3):
         """Scores of four query rows with 16 positions."""
         a0, b0, a1, b1, a2, b2, a3, b3 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
@@ -212,14 +235,15 @@ def make_attend(kv_type: str) -> Any:
         queries, q_stride = read_i64(op + ATTEND.q), read_i64(op + ATTEND.q_stride)
         out, stats = read_i64(op + ATTEND.out), read_i64(op + ATTEND.stats)
         scratch = read_i64(op + ATTEND.scratch) + tid * read_i64(op + ATTEND.scratch_stride)
-        for item in range(tid, n_tiles * n_kv * n_splits, nt):
-            split, h, tile = item % n_splits, item // n_splits % n_kv, read_i64(job + JOB.tiles) + 32 * (item // n_splits // n_kv)
+        n_items, layer_bytes = n_tiles * n_kv * n_splits, n_kv * 2 * PAGE * d * width
+        for item in range(tid, n_items, nt):
+            split, h = item % n_splits, item // n_splits % n_kv
+            tile, start, n = share(job, item, n_kv, n_splits, window)
             token, count, position, table = read_i64(tile), read_i64(tile + 8), read_i64(tile + 16), read_i64(tile + 24)
-            # positions [start, start + n) in steps of 16: this split's share of what any token of the tile may see
-            begin = max(0, position - window + 1) // 16 * 16 if window > 0 else 0
-            steps = (position + count - begin + 15) // 16
-            start, n = begin + steps * split // n_splits * 16, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
-            base = (read_i64(op + ATTEND.layer) * n_kv + h) * 2 * PAGE * d * width
+            base = read_i64(op + ATTEND.layer) * layer_bytes + h * 2 * PAGE * d * width
+            coming = min(item + nt, n_items - 1)
+            next_tile, next_start, _ = share(job, coming, n_kv, n_splits, window)
+            next_base = read_i64(op + ATTEND.layer) * layer_bytes + coming // n_splits % n_kv * 2 * PAGE * d * width
             rows = count * group
             for r in range(0, rows, 4):
                 r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
@@ -228,7 +252,13 @@ def make_attend(kv_type: str) -> Any:
                 q2 = queries + (token + r2 // group) * q_stride + (h * group + r2 % group) * 4 * d
                 q3 = queries + (token + r3 // group) * q_stride + (h * group + r3 % group) * 4 * d
                 for j in range(0, n, 16):
-                    keys = read_i64(table + 8 * ((start + j) // PAGE)) + base + (start + j) % PAGE * d * width
+                    keys = keys_at(table, base, start + j, d)
+                    if r == 0:
+                        fetch(keys + PAGE * d * width, d)
+                        if j + _AHEAD < n:
+                            fetch(keys_at(table, base, start + j + _AHEAD, d), d)
+                        else:
+                            fetch(keys_at(read_i64(next_tile + 24), next_base, next_start + j + _AHEAD - n, d), d)
                     s = scratch + 4 * j
                     score(q0, q1, q2, q3, keys, d, s + 4 * n * r, s + 4 * n * r1, s + 4 * n * r2, s + 4 * n * r3)
             for r in range(rows):
