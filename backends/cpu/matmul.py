@@ -83,12 +83,13 @@ def _make_matmul(pair: Any, tile: Any, run_bytes: Any, tile_runs: int = 1, doubl
                 pair(w, apart * step, n, act + tid * stride, y, 32 * apart, _start(bias, run), _start(bias, run + apart))
             return 0
         # as many tokens at a time as keep their activations in the second-level cache
+        share = (last - first + tile_runs - 1) // tile_runs
         chunk = max(TOKENS, _L2_BYTES // n // TOKENS * TOKENS)
         for t0 in range(0, n_rows, chunk):
             end = min(t0 + chunk, n_rows)
             rest = t0 + (end - t0) // (2 * TOKENS) * (2 * TOKENS) if doubles else t0
-            for run in range(first, last, tile_runs):
-                apart = tile_runs - 1 if run + 1 < last else 0  # an odd last run is computed twice
+            for run in range(first, first + share):
+                apart = share if run + share < last else 0  # an odd last run is computed twice
                 w, start0, start1 = weights + run * step, _start(bias, run), _start(bias, run + apart)
                 if doubles:
                     for t in range(t0, rest, 2 * TOKENS):
