@@ -21,6 +21,7 @@ from edgelm.runtime.form import Form
 
 Logits = NDArray[np.float32]
 _FIRST_NUCLEUS = 256
+_COLUMNS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,22 @@ def _penalize(logits: Logits, history: Sequence[int], params: SamplingParams) ->
 
 def top_tokens(logits: Logits, k: int) -> NDArray[np.int64]:
     """The k tokens of the largest logits, best first, without sorting the others."""
-    n = logits.size
-    best = np.argpartition(logits, n - k)[-k:] if k < n else np.arange(n)
+    found = _candidates(logits, k)
+    kept = logits[found]
+    best = found[np.argpartition(kept, kept.size - k)[-k:]] if k < kept.size else found
     return best[np.lexsort((best, -logits[best]))]
+
+
+def _candidates(logits: Logits, k: int) -> NDArray[np.int64]:
+    """Few tokens that the k best are among: of columns of tokens, the k best tops are reached by k tokens at least."""
+    n_columns = _COLUMNS_PER_TOKEN * k
+    n_rows = logits.size // n_columns
+    if n_rows > 1:
+        tops = logits[: n_rows * n_columns].reshape(n_rows, n_columns).max(axis=0)
+        found = np.flatnonzero(logits >= np.partition(tops, n_columns - k)[n_columns - k])
+        if found.size >= k:  # not where logits are no numbers
+            return found
+    return np.arange(logits.size)
 
 
 def _nucleus(tokens: NDArray[np.int64], weights: NDArray[np.float32], wanted: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
