@@ -158,14 +158,13 @@ store_i8 = _instruction(types.void, types.intp, I32, name="store_i8", doc="Trunc
 )
 
 
-
 def _prefetch(builder: ir.IRBuilder, args: Sequence[Any]) -> None:
     pointer = builder.inttoptr(args[0], _i8.as_pointer())
     read, keep, data = (ir.Constant(_i32, value) for value in (0, 2, 1))
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
 
 
-prefetch = _instruction(types.void, types.intp, name="prefetch", doc="Begin to fetch the cache line at an address, valid or not.")(_prefetch)
+prefetch = _instruction(types.void, types.intp, name="prefetch", doc="Begin to fetch a cache line into L2; any address will do.")(_prefetch)
 
 # ---- float arithmetic
 zero = _instruction(F32, name="zero", doc="8 zeros.")(lambda _b, _a: _constant(F32.llvm, 0.0))
@@ -187,9 +186,7 @@ minimum = _instruction(F32, F32, F32, name="minimum", doc="The smaller of a and 
     lambda b, a: b.select(b.fcmp_ordered("<", a[0], a[1]), a[0], a[1])
 )
 absolute = _instruction(F32, F32, name="absolute", doc="|a|.")(lambda b, a: _call(b, "llvm.fabs.v8f32", F32.llvm, a))
-to_f32 = _instruction(F32, I32, name="to_f32", doc="int32 to float32.")(
-    lambda b, a: b.sitofp(a[0], ir.VectorType(_f32, a[0].type.count))
-)
+to_f32 = _instruction(F32, I32, name="to_f32", doc="int32 to float32.")(lambda b, a: b.sitofp(a[0], ir.VectorType(_f32, a[0].type.count)))
 round_i32 = _instruction(I32, F32, name="round_i32", doc="Nearest int32, ties to even.")(
     lambda b, a: b.fptosi(_call(b, "llvm.rint.v8f32", F32.llvm, a), I32.llvm)
 )
@@ -381,7 +378,8 @@ def _times_128(builder: ir.IRBuilder, address: Any, n_codes: int) -> Any:
 
 def _spread(builder: ir.IRBuilder, vector: Any, count: int) -> Any:
     """A vector of equal lanes with more of them."""
-    return vector if vector.type.count == count else builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_i32, count), [0] * count))
+    index = ir.Constant(ir.VectorType(_i32, count), [0] * count)
+    return vector if vector.type.count == count else builder.shuffle_vector(vector, vector, index)
 
 
 def _dot_neon(builder: ir.IRBuilder, codes: Sequence[Any], address: Any) -> Any:
