@@ -170,11 +170,14 @@ def make_attend(kv_type: str) -> Any:
         return tile, start, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
 
     @inline
-    def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3):
-        """Scores of four query rows with 16 positions."""
+    def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3, ahead):
+        """Scores of four query rows with 16 positions; meanwhile their values and the keys ahead are fetched."""
         a0, b0, a1, b1, a2, b2, a3, b3 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
         second = keys + 8 * d * width
+        values = keys + PAGE * d * width
         for i in range(d):
+            prefetch(values + 16 * i * width)
+            prefetch(ahead + 16 * i * width)
             ka, kb = load(keys + 8 * i * width), load(second + 8 * i * width)
             q = splat(read_f32(q0 + 4 * i))
             a0, b0 = fma(q, ka, a0), fma(q, kb, b0)
@@ -253,14 +256,12 @@ def make_attend(kv_type: str) -> Any:
                 q3 = queries + (token + r3 // group) * q_stride + (h * group + r3 % group) * 4 * d
                 for j in range(0, n, 16):
                     keys = keys_at(table, base, start + j, d)
-                    if r == 0:
-                        fetch(keys + PAGE * d * width, d)
-                        if j + _AHEAD < n:
-                            fetch(keys_at(table, base, start + j + _AHEAD, d), d)
-                        else:
-                            fetch(keys_at(read_i64(next_tile + 24), next_base, next_start + j + _AHEAD - n, d), d)
+                    if j + _AHEAD < n:
+                        ahead = keys_at(table, base, start + j + _AHEAD, d)
+                    else:
+                        ahead = keys_at(read_i64(next_tile + 24), next_base, next_start + j + _AHEAD - n, d)
                     s = scratch + 4 * j
-                    score(q0, q1, q2, q3, keys, d, s + 4 * n * r, s + 4 * n * r1, s + 4 * n * r2, s + 4 * n * r3)
+                    score(q0, q1, q2, q3, keys, d, s + 4 * n * r, s + 4 * n * r1, s + 4 * n * r2, s + 4 * n * r3, ahead)
             for r in range(rows):
                 seen = position + r // group
                 low = max(0, seen - window + 1 - start) if window > 0 else 0
