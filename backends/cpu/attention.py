@@ -41,7 +41,7 @@ from edgelm.backends.cpu.simd import (
 
 _NOTHING = np.float32(-1e30)  # the score of a position that may not be seen
 _ONE = np.float32(1.0)
-_AHEAD = 32  # positions whose keys are on their way from memory while scores are computed
+_AHEAD = 64  # positions whose keys are on their way from memory while scores are computed
 KV_TYPES = {"f16": (load_f16, store_f16, write_f16, 2), "f32": (load_f32, store_f32, write_f32, 4)}
 
 
