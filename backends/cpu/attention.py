@@ -41,7 +41,7 @@ from edgelm.backends.cpu.simd import (
 
 _NOTHING = np.float32(-1e30)  # the score of a position that may not be seen
 _ONE = np.float32(1.0)
-_AHEAD = 64  # positions whose keys are on their way from memory while scores are computed
+_AHEAD = PAGE  # positions whose keys are on their way from memory while scores are computed
 KV_TYPES = {"f16": (load_f16, store_f16, write_f16, 2), "f32": (load_f32, store_f32, write_f32, 4)}
 
 
@@ -154,20 +154,17 @@ def make_attend(kv_type: str) -> Any:
         return read_i64(table + 8 * (position // PAGE)) + base + position % PAGE * d * width
 
     @inline
-    def fetch(first, d):
-        """Begin to fetch keys or values of 16 positions."""
-        for i in range(0, 16 * d * width, 64):
-            prefetch(first + i)
-
-    @inline
-    def share(job, item, n_kv, n_splits, window):
-        """An item's tile and its positions [start, start + n), in steps of 16: a share of what any token of the tile may see."""
-        tile = read_i64(job + JOB.tiles) + 32 * (item // n_splits // n_kv)
-        count, position, split = read_i64(tile + 8), read_i64(tile + 16), item % n_splits
+    def share(op, job, item):
+        """An item's tile of tokens, KV head, part, where that head's keys begin in a page, and the positions [start, start + n) of the
+        part, in steps of 16: its share of what any token of the tile may see."""
+        n_splits, n_kv, window = read_i64(job + JOB.n_splits), read_i64(op + ATTEND.n_kv_heads), read_i64(op + ATTEND.window)
+        split, h, tile = item % n_splits, item // n_splits % n_kv, read_i64(job + JOB.tiles) + 32 * (item // n_splits // n_kv)
+        base = (read_i64(op + ATTEND.layer) * n_kv + h) * 2 * PAGE * read_i64(op + ATTEND.head_dim) * width
+        count, position = read_i64(tile + 8), read_i64(tile + 16)
         begin = max(0, position - window + 1) // 16 * 16 if window > 0 else 0
         steps = (position + count - begin + 15) // 16
-        start = begin + steps * split // n_splits * 16
-        return tile, start, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
+        start, n = begin + steps * split // n_splits * 16, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
+        return tile, h, split, base, start, n
 
     @inline
     def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3, ahead):
@@ -238,15 +235,12 @@ def make_attend(kv_type: str) -> Any:
         queries, q_stride = read_i64(op + ATTEND.q), read_i64(op + ATTEND.q_stride)
         out, stats = read_i64(op + ATTEND.out), read_i64(op + ATTEND.stats)
         scratch = read_i64(op + ATTEND.scratch) + tid * read_i64(op + ATTEND.scratch_stride)
-        n_items, layer_bytes = n_tiles * n_kv * n_splits, n_kv * 2 * PAGE * d * width
+        n_items = n_tiles * n_kv * n_splits
         for item in range(tid, n_items, nt):
-            split, h = item % n_splits, item // n_splits % n_kv
-            tile, start, n = share(job, item, n_kv, n_splits, window)
+            tile, h, split, base, start, n = share(op, job, item)
             token, count, position, table = read_i64(tile), read_i64(tile + 8), read_i64(tile + 16), read_i64(tile + 24)
-            base = read_i64(op + ATTEND.layer) * layer_bytes + h * 2 * PAGE * d * width
-            coming = min(item + nt, n_items - 1)
-            next_tile, next_start, _ = share(job, coming, n_kv, n_splits, window)
-            next_base = read_i64(op + ATTEND.layer) * layer_bytes + coming // n_splits % n_kv * 2 * PAGE * d * width
+            next_tile, _, _, next_base, next_start, _ = share(op, job, min(item + nt, n_items - 1))
+            next_table = read_i64(next_tile + 24)
             rows = count * group
             for r in range(0, rows, 4):
                 r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
@@ -259,7 +253,7 @@ def make_attend(kv_type: str) -> Any:
                     if j + _AHEAD < n:
                         ahead = keys_at(table, base, start + j + _AHEAD, d)
                     else:
-                        ahead = keys_at(read_i64(next_tile + 24), next_base, next_start + j + _AHEAD - n, d)
+                        ahead = keys_at(next_table, next_base, next_start + j + _AHEAD - n, d)
                     s = scratch + 4 * j
                     score(q0, q1, q2, q3, keys, d, s + 4 * n * r, s + 4 * n * r1, s + 4 * n * r2, s + 4 * n * r3, ahead)
             for r in range(rows):
