@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from threading import Event as Signal
 from time import monotonic, perf_counter
 
@@ -32,6 +34,7 @@ class LocalModel:
     def __init__(self, llm: LLM, limits: Limits | None = None, store: PrefixStore | None = None) -> None:
         self.llm = llm
         self.scheduler = Scheduler(llm.backend, limits, store)
+        self._post: _Post | None = None
 
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
         """As ChatModel.chat."""
@@ -49,6 +52,11 @@ class LocalModel:
         if len(prompts) * n > most:
             raise InvalidRequestError(f"{len(prompts)} prompts, {n} times each, are more than may wait here ({most}); send fewer at once")
         return await self._answer(lambda: [self.llm.prompt_tokens(prompt) for prompt in prompts], params, n, asker)
+
+    def _post_of(self, loop: asyncio.AbstractEventLoop) -> _Post:
+        if self._post is None or self._post.loop is not loop:
+            self._post = _Post(loop)
+        return self._post
 
     def embed(self, prompts: Sequence[Prompt], cancelled: Signal) -> tuple[list[NDArray[np.float32]], int]:
         """A vector of length 1, float32 [n_embd], for each text, and their tokens together. It computes between the scheduler's steps.
@@ -98,20 +106,33 @@ class LocalModel:
         deadline = None if asker.timeout_s is None else monotonic() + asker.timeout_s
         texts = await asyncio.to_thread(prepare)  # long prompts and large grammars take their time
         news: asyncio.Queue[News] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        tickets = [Ticket(text, asker.client, _hand_over(loop, news, choice), deadline) for choice, text in enumerate(texts)]
+        post = self._post_of(asyncio.get_running_loop())
+        tickets = [Ticket(text, asker.client, partial(post.deliver, news, choice), deadline) for choice, text in enumerate(texts)]
         self.scheduler.submit(tickets)
         return Events(_events(tickets, news, n, reads_calls), lambda: _cancel(tickets))
 
 
-def _hand_over(loop: asyncio.AbstractEventLoop, news: asyncio.Queue[News], choice: int) -> Callable[[Delta | EdgeLMError], None]:
-    """From the scheduler's thread into the loop's queue."""
+class _Post:
+    """From the scheduler's thread into the queues of a loop, which is woken once for all that a step brings."""
 
-    def deliver(what: Delta | EdgeLMError) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and nobody listens
-            loop.call_soon_threadsafe(news.put_nowait, (choice, what))
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._letters: deque[tuple[asyncio.Queue[News], News]] = deque()
+        self._is_called = False
 
-    return deliver
+    def deliver(self, queue: asyncio.Queue[News], choice: int, what: Delta | EdgeLMError) -> None:
+        """In the scheduler's thread."""
+        self._letters.append((queue, (choice, what)))
+        if not self._is_called:
+            self._is_called = True
+            with suppress(RuntimeError):  # the loop has ended, and nobody listens
+                self.loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._is_called = False  # before looking: what comes from now on calls again
+        while self._letters:
+            queue, news = self._letters.popleft()
+            queue.put_nowait(news)
 
 
 async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int, reads_calls: bool) -> AsyncIterator[Event]:

@@ -197,12 +197,12 @@ def top_tokens(logits: Logits, k: int) -> NDArray[np.int64]:
     cannot be among the k best. Few are left to sort.
     """
     n_columns = logits.size // _COLUMN
+    best = np.arange(logits.size)
     if k < n_columns:
         maxima = logits[: n_columns * _COLUMN].reshape(_COLUMN, n_columns).max(axis=0)
         least = np.partition(maxima, n_columns - k)[n_columns - k]
-        best = np.flatnonzero(logits >= max(least, np.finfo(np.float32).min))
-    else:
-        best = np.arange(logits.size)
+        if not np.isnan(least):  # a broken model's logits are all sorted
+            best = np.flatnonzero(logits >= max(least, np.finfo(np.float32).min))
     return best[np.lexsort((best, -logits[best]))][:k]
 
 

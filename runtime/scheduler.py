@@ -252,22 +252,11 @@ class Scheduler:
         self._step_size.note(sum(n for _, n in work), seconds)
         for run, n in work:
             run.n_computed += n
-            if run.n_missing == 0:
-                self._say(run, next(logits), seconds)
-
-    def _say(self, run: _Run, logits: NDArray[np.float32], seconds: float) -> None:
-        text, ticket = run.ticket.text, run.ticket
-        if len(text.history) == text.n_prompt:
-            text.prefilled()
-        else:
-            text.decoded(seconds)
-        try:
-            delta: Delta | EdgeLMError = text.advance(logits)
-        except EdgeLMError as error:  # a token of logit_bias that the vocabulary does not have
-            delta = error
-        ticket.tell(delta)
-        if isinstance(delta, EdgeLMError) or delta.finish_reason is not None:
-            self._leave(run)
+        said = [(run, _advance(run, next(logits), seconds)) for run, _ in work if run.n_missing == 0]
+        for run, delta in said:  # all at once: those who are told begin to work, and would compete with the drawing of tokens
+            run.ticket.tell(delta)
+            if isinstance(delta, EdgeLMError) or delta.finish_reason is not None:
+                self._leave(run)
 
     def _leave(self, run: _Run) -> None:
         """Its place is free; what it computed may serve others."""
@@ -334,6 +323,19 @@ def _portions(runs: Sequence[_Run], n_tokens: int) -> list[tuple[_Run, int]]:
         left = room - sum(portions.values())
         portions[run] = min(run.n_missing, portions.get(run, 0) + left)
     return speaking + [(run, n) for run, n in portions.items() if n]
+
+
+def _advance(run: _Run, logits: NDArray[np.float32], seconds: float) -> Delta | EdgeLMError:
+    """What the run says next."""
+    text = run.ticket.text
+    if len(text.history) == text.n_prompt:
+        text.prefilled()
+    else:
+        text.decoded(seconds)
+    try:
+        return text.advance(logits)
+    except EdgeLMError as error:  # a token of logit_bias that the vocabulary does not have
+        return error
 
 
 def _chunk(run: _Run, n_tokens: int) -> Chunk:

@@ -25,6 +25,7 @@ from edgelm.backends.cpu.simd import (
     load_f32,
     maximum,
     mul,
+    prefetch,
     read_f32,
     read_f64,
     read_i32,
@@ -40,6 +41,7 @@ from edgelm.backends.cpu.simd import (
 
 _NOTHING = np.float32(-1e30)  # the score of a position that may not be seen
 _ONE = np.float32(1.0)
+_AHEAD = PAGE  # positions whose keys are on their way from memory while scores are computed
 KV_TYPES = {"f16": (load_f16, store_f16, write_f16, 2), "f32": (load_f32, store_f32, write_f32, 4)}
 
 
@@ -147,11 +149,32 @@ def make_attend(kv_type: str) -> Any:
     load, _store, _write, width = KV_TYPES[kv_type]
 
     @inline
-    def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3):
-        """Scores of four query rows with 16 positions."""
+    def keys_at(table, base, position, d):
+        """Address of the keys of 8 positions; their values follow PAGE * d further on."""
+        return read_i64(table + 8 * (position // PAGE)) + base + position % PAGE * d * width
+
+    @inline
+    def share(op, job, item):
+        """An item's tile of tokens, KV head, part, where that head's keys begin in a page, and the positions [start, start + n) of the
+        part, in steps of 16: its share of what any token of the tile may see."""
+        n_splits, n_kv, window = read_i64(job + JOB.n_splits), read_i64(op + ATTEND.n_kv_heads), read_i64(op + ATTEND.window)
+        split, h, tile = item % n_splits, item // n_splits % n_kv, read_i64(job + JOB.tiles) + 32 * (item // n_splits // n_kv)
+        base = (read_i64(op + ATTEND.layer) * n_kv + h) * 2 * PAGE * read_i64(op + ATTEND.head_dim) * width
+        count, position = read_i64(tile + 8), read_i64(tile + 16)
+        begin = max(0, position - window + 1) // 16 * 16 if window > 0 else 0
+        steps = (position + count - begin + 15) // 16
+        start, n = begin + steps * split // n_splits * 16, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
+        return tile, h, split, base, start, n
+
+    @inline
+    def score(q0, q1, q2, q3, keys, d, s0, s1, s2, s3, ahead):
+        """Scores of four query rows with 16 positions; meanwhile their values and the keys ahead are fetched."""
         a0, b0, a1, b1, a2, b2, a3, b3 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
         second = keys + 8 * d * width
+        values = keys + PAGE * d * width
         for i in range(d):
+            prefetch(values + 16 * i * width)
+            prefetch(ahead + 16 * i * width)
             ka, kb = load(keys + 8 * i * width), load(second + 8 * i * width)
             q = splat(read_f32(q0 + 4 * i))
             a0, b0 = fma(q, ka, a0), fma(q, kb, b0)
@@ -212,14 +235,12 @@ def make_attend(kv_type: str) -> Any:
         queries, q_stride = read_i64(op + ATTEND.q), read_i64(op + ATTEND.q_stride)
         out, stats = read_i64(op + ATTEND.out), read_i64(op + ATTEND.stats)
         scratch = read_i64(op + ATTEND.scratch) + tid * read_i64(op + ATTEND.scratch_stride)
-        for item in range(tid, n_tiles * n_kv * n_splits, nt):
-            split, h, tile = item % n_splits, item // n_splits % n_kv, read_i64(job + JOB.tiles) + 32 * (item // n_splits // n_kv)
+        n_items = n_tiles * n_kv * n_splits
+        for item in range(tid, n_items, nt):
+            tile, h, split, base, start, n = share(op, job, item)
             token, count, position, table = read_i64(tile), read_i64(tile + 8), read_i64(tile + 16), read_i64(tile + 24)
-            # positions [start, start + n) in steps of 16: this split's share of what any token of the tile may see
-            begin = max(0, position - window + 1) // 16 * 16 if window > 0 else 0
-            steps = (position + count - begin + 15) // 16
-            start, n = begin + steps * split // n_splits * 16, (steps * (split + 1) // n_splits - steps * split // n_splits) * 16
-            base = (read_i64(op + ATTEND.layer) * n_kv + h) * 2 * PAGE * d * width
+            next_tile, _, _, next_base, next_start, _ = share(op, job, min(item + nt, n_items - 1))
+            next_table = read_i64(next_tile + 24)
             rows = count * group
             for r in range(0, rows, 4):
                 r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
@@ -228,9 +249,13 @@ def make_attend(kv_type: str) -> Any:
                 q2 = queries + (token + r2 // group) * q_stride + (h * group + r2 % group) * 4 * d
                 q3 = queries + (token + r3 // group) * q_stride + (h * group + r3 % group) * 4 * d
                 for j in range(0, n, 16):
-                    keys = read_i64(table + 8 * ((start + j) // PAGE)) + base + (start + j) % PAGE * d * width
+                    keys = keys_at(table, base, start + j, d)
+                    if j + _AHEAD < n:
+                        ahead = keys_at(table, base, start + j + _AHEAD, d)
+                    else:
+                        ahead = keys_at(next_table, next_base, next_start + j + _AHEAD - n, d)
                     s = scratch + 4 * j
-                    score(q0, q1, q2, q3, keys, d, s + 4 * n * r, s + 4 * n * r1, s + 4 * n * r2, s + 4 * n * r3)
+                    score(q0, q1, q2, q3, keys, d, s + 4 * n * r, s + 4 * n * r1, s + 4 * n * r2, s + 4 * n * r3, ahead)
             for r in range(rows):
                 seen = position + r // group
                 low = max(0, seen - window + 1 - start) if window > 0 else 0

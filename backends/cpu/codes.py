@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from edgelm.backends.cpu.simd import (
+    Isa,
     add,
     channels_signed,
     channels_unsigned,
@@ -21,15 +22,21 @@ from edgelm.backends.cpu.simd import (
     dot32_u4,
     dot32_u5,
     fma,
+    high_lanes,
     high_nibbles,
     iq4_values,
+    join_f32,
+    join_u8,
     load_f16,
     load_i8_f32,
     load_u8,
     load_u8_f32,
+    low_lanes,
     low_nibbles,
     mul,
     splat,
+    splat_like,
+    store_f32,
     sub,
     to_f32,
     with_bit_4,
@@ -178,26 +185,26 @@ def _xs_scales(d, _dmin, q):
 @inline
 def _accumulate_u4(acc, c, s, x, xs, total, _half):
     dot = dot32_u4(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], x)
-    return fma(s[1], splat(total), fma(mul(s[0], splat(xs)), to_f32(dot), acc))
+    return fma(s[1], splat_like(acc, total), fma(mul(s[0], splat_like(acc, xs)), to_f32(dot), acc))
 
 
 @inline
 def _accumulate_u5(acc, c, s, x, xs, total, _half):
     dot = dot32_u5(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], x)
-    return fma(s[1], splat(total), fma(mul(s[0], splat(xs)), to_f32(dot), acc))
+    return fma(s[1], splat_like(acc, total), fma(mul(s[0], splat_like(acc, xs)), to_f32(dot), acc))
 
 
 @inline
 def _accumulate_u6(acc, c, s, x, xs, total, half):
     first, second = dot16_u6(c[0], c[1], c[2], c[3], x), dot16_u6(c[4], c[5], c[6], c[7], x + 16)
     scaled = add(mul(s[0], to_f32(first)), mul(s[2], to_f32(second)))
-    return fma(s[1], splat(half), fma(s[3], splat(total - half), fma(scaled, splat(xs), acc)))
+    return fma(s[1], splat_like(acc, half), fma(s[3], splat_like(acc, total - half), fma(scaled, splat_like(acc, xs), acc)))
 
 
 @inline
 def _accumulate_s8(acc, c, s, x, xs, _total, _half):
     dot = dot32_s8(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], x)
-    return fma(mul(s[0], splat(xs)), to_f32(dot), acc)
+    return fma(mul(s[0], splat_like(acc, xs)), to_f32(dot), acc)
 
 
 def _reader(name: str, header: Any, codes: Any, make_scales: Any, accumulate: Any, channels: tuple[Any, ...]) -> tuple[str, GroupReader]:
@@ -222,3 +229,80 @@ READERS: dict[str, GroupReader] = dict(
         _reader("IQ4_XS", _d_only, _iq4_codes, _xs_scales, _accumulate_s8, channels_signed),
     )
 )
+
+
+@dataclass(frozen=True)
+class TileReader:
+    """How a tile of tokens reads a group of one run of eight rows, or of two runs that lie `step` bytes apart, side by side.
+
+    Attributes:
+        n_runs: 1 or 2.
+        double: whether registers suffice for twice as many tokens.
+        header(w, step): of the block at w.
+        group(w, step, header): codes and scales, as accumulate takes them.
+        join(a, b): one vector of what is given for each run.
+        store(y, y_step, sums): the outputs of each run, y_step bytes apart.
+    """
+
+    n_runs: int
+    double: bool
+    header: Any
+    group: Any
+    join: Any
+    store: Any
+
+
+def tile_reader(reader: GroupReader, isa: Isa) -> TileReader:
+    """Two runs where vectors are wide enough: 8 registers of codes and 8 of sums need AVX-512's 32."""
+    return _two_runs(reader) if isa is Isa.AVX512VNNI else _one_run(reader)
+
+
+def _one_run(reader: GroupReader) -> TileReader:
+    codes, scales, read_header = reader.codes, reader.scales, reader.header
+
+    @inline
+    def header(w, _step):
+        return read_header(w)
+
+    @inline
+    def group(w, _step, h):
+        return codes(w), scales(h[0], h[1], w)
+
+    @inline
+    def join(a, _b):
+        return a
+
+    @inline
+    def store(y, _y_step, sums):
+        store_f32(y, sums)
+
+    return TileReader(1, False, header, group, join, store)
+
+
+def _two_runs(reader: GroupReader) -> TileReader:
+    codes, scales, read_header = reader.codes, reader.scales, reader.header
+
+    @inline
+    def header(w, step):
+        return read_header(w), read_header(w + step)
+
+    @inline
+    def group(w, step, h):
+        a, b = codes(w), codes(w + step)
+        joined = (
+            join_u8(a[0], b[0]), join_u8(a[1], b[1]), join_u8(a[2], b[2]), join_u8(a[3], b[3]),
+            join_u8(a[4], b[4]), join_u8(a[5], b[5]), join_u8(a[6], b[6]), join_u8(a[7], b[7]),
+        )  # fmt: skip
+        s, t = scales(h[0][0], h[0][1], w), scales(h[1][0], h[1][1], w + step)
+        return joined, (join_f32(s[0], t[0]), join_f32(s[1], t[1]), join_f32(s[2], t[2]), join_f32(s[3], t[3]))
+
+    @inline
+    def join(a, b):
+        return join_f32(a, b)
+
+    @inline
+    def store(y, y_step, sums):
+        store_f32(y, low_lanes(sums))
+        store_f32(y + y_step, high_lanes(sums))
+
+    return TileReader(2, True, header, group, join, store)

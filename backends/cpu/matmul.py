@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm.backends.cpu.codes import READERS, GroupReader, inline
+from edgelm.backends.cpu.codes import READERS, GroupReader, inline, tile_reader
 from edgelm.backends.cpu.records import EMBED, JOB, MATMUL, OP
 from edgelm.backends.cpu.rows import share_rows
 from edgelm.backends.cpu.simd import (
+    ISA,
     fma,
     lane,
     load_bf16,
@@ -55,14 +56,16 @@ def floats_at(n):
     return (n + 31) // 32 * 44
 
 
-def _make_matmul(pair: Any, tile: Any, run_bytes: Any) -> Any:
+def _make_matmul(pair: Any, tile: Any, run_bytes: Any, tile_runs: int = 1, double_tile: Any = None) -> Any:
     """The loop over runs of eight rows and tiles of tokens, around the kernels for one token and for TOKENS tokens.
 
     pair(w, step, n, act, y, y_step, start0, start1) computes the outputs of two runs, `step` bytes apart, for one token: two streams
     through memory keep a core's prefetchers busier than one, and share the loads of activations.
-    tile(w, n, act, act_stride, y, y_stride, start) computes the outputs of one run for TOKENS tokens.
+    tile(w, step, n, act, act_stride, y, y_step, y_stride, start0, start1) computes the outputs of one or two runs for TOKENS tokens,
+    double_tile for twice as many, where there is one.
     run_bytes(n) is the size of a run of n columns.
     """
+    doubles = double_tile is not None
 
     def matmul(op, job, tid, nt):
         n_rows = read_i64(job + read_i64(op + OP.rows))
@@ -80,12 +83,21 @@ def _make_matmul(pair: Any, tile: Any, run_bytes: Any) -> Any:
                 pair(w, apart * step, n, act + tid * stride, y, 32 * apart, _start(bias, run), _start(bias, run + apart))
             return 0
         # as many tokens at a time as keep their activations in the second-level cache
+        share = (last - first + tile_runs - 1) // tile_runs
         chunk = max(TOKENS, _L2_BYTES // n // TOKENS * TOKENS)
         for t0 in range(0, n_rows, chunk):
-            for run in range(first, last):
-                for t in range(t0, min(t0 + chunk, n_rows), TOKENS):
+            end = min(t0 + chunk, n_rows)
+            rest = t0 + (end - t0) // (2 * TOKENS) * (2 * TOKENS) if doubles else t0
+            for run in range(first, first + share):
+                apart = share if run + share < last else 0  # an odd last run is computed twice
+                w, start0, start1 = weights + run * step, _start(bias, run), _start(bias, run + apart)
+                if doubles:
+                    for t in range(t0, rest, 2 * TOKENS):
+                        y = out + t * out_stride + 32 * run
+                        double_tile(w, apart * step, n, act + t * stride, stride, y, 32 * apart, out_stride, start0, start1)
+                for t in range(rest, end, TOKENS):
                     y = out + t * out_stride + 32 * run
-                    tile(weights + run * step, n, act + t * stride, stride, y, out_stride, _start(bias, run))
+                    tile(w, apart * step, n, act + t * stride, stride, y, 32 * apart, out_stride, start0, start1)
         return 0
 
     return matmul
@@ -105,6 +117,8 @@ def make_matmul_int8(format_name: str) -> Any:
     """Codes times int8 activations, exact in integers within a group, scaled per group."""
     reader = READERS[format_name]
     header, codes, scales, accumulate = reader.header, reader.codes, reader.scales, reader.accumulate
+    of_tile = tile_reader(reader, ISA.get())
+    tile_header, group, join, store = of_tile.header, of_tile.group, of_tile.join, of_tile.store
     header_bytes, group_bytes, n_groups = reader.layout.header_bytes, reader.layout.group_bytes, reader.layout.n_groups
 
     @inline
@@ -125,29 +139,58 @@ def make_matmul_int8(format_name: str) -> Any:
         store_f32(y + y_step, acc1)
 
     @inline
-    def tile(w, n, x, stride, y, y_stride, start):
-        acc0, acc1, acc2, acc3 = start, start, start, start
+    def four(accs, group, x, g, stride, n8, n4):
+        """The sums of four tokens after one more group."""
+        c, s = group
+        x1, x2, x3, g1, g2, g3 = x + stride, x + 2 * stride, x + 3 * stride, g + stride, g + 2 * stride, g + 3 * stride
+        return (
+            accumulate(accs[0], c, s, x, read_f32(g), read_f32(g + n8), read_f32(g + n4)),
+            accumulate(accs[1], c, s, x1, read_f32(g1), read_f32(g1 + n8), read_f32(g1 + n4)),
+            accumulate(accs[2], c, s, x2, read_f32(g2), read_f32(g2 + n8), read_f32(g2 + n4)),
+            accumulate(accs[3], c, s, x3, read_f32(g3), read_f32(g3 + n8), read_f32(g3 + n4)),
+        )
+
+    @inline
+    def store_four(accs, y, y_step, y_stride):
+        store(y, y_step, accs[0])
+        store(y + y_stride, y_step, accs[1])
+        store(y + 2 * y_stride, y_step, accs[2])
+        store(y + 3 * y_stride, y_step, accs[3])
+
+    @inline
+    def tile(w, step, n, x, stride, y, y_step, y_stride, start0, start1):
+        start = join(start0, start1)
+        accs = (start, start, start, start)
         g, n8, n4 = x + n, n // 8, n // 4
         for _block in range(n // (32 * n_groups)):
-            d, dmin = header(w)
+            h = tile_header(w, step)
             w += header_bytes
             for _group in range(n_groups):
-                c, s = codes(w), scales(d, dmin, w)
-                x1, x2, x3 = x + stride, x + 2 * stride, x + 3 * stride
-                g1, g2, g3 = g + stride, g + 2 * stride, g + 3 * stride
-                acc0 = accumulate(acc0, c, s, x, read_f32(g), read_f32(g + n8), read_f32(g + n4))
-                acc1 = accumulate(acc1, c, s, x1, read_f32(g1), read_f32(g1 + n8), read_f32(g1 + n4))
-                acc2 = accumulate(acc2, c, s, x2, read_f32(g2), read_f32(g2 + n8), read_f32(g2 + n4))
-                acc3 = accumulate(acc3, c, s, x3, read_f32(g3), read_f32(g3 + n8), read_f32(g3 + n4))
+                accs = four(accs, group(w, step, h), x, g, stride, n8, n4)
                 w += group_bytes
                 x += 32
                 g += 4
-        store_f32(y, acc0)
-        store_f32(y + y_stride, acc1)
-        store_f32(y + 2 * y_stride, acc2)
-        store_f32(y + 3 * y_stride, acc3)
+        store_four(accs, y, y_step, y_stride)
 
-    return _make_matmul(pair, tile, _make_run_bytes(reader))
+    @inline
+    def double_tile(w, step, n, x, stride, y, y_step, y_stride, start0, start1):
+        start = join(start0, start1)
+        first, second = (start, start, start, start), (start, start, start, start)
+        g, n8, n4 = x + n, n // 8, n // 4
+        for _block in range(n // (32 * n_groups)):
+            h = tile_header(w, step)
+            w += header_bytes
+            for _group in range(n_groups):
+                weights = group(w, step, h)
+                first = four(first, weights, x, g, stride, n8, n4)
+                second = four(second, weights, x + 4 * stride, g + 4 * stride, stride, n8, n4)
+                w += group_bytes
+                x += 32
+                g += 4
+        store_four(first, y, y_step, y_stride)
+        store_four(second, y + 4 * y_stride, y_step, y_stride)
+
+    return _make_matmul(pair, tile, _make_run_bytes(reader), of_tile.n_runs, double_tile if of_tile.double else None)
 
 
 def _make_weights(reader: GroupReader) -> Any:
@@ -178,7 +221,7 @@ def make_matmul_f32(format_name: str) -> Any:
         return fma(w[3], splat(read_f32(x + 12)), acc)
 
     @inline
-    def tile(w, n, act, stride, y, y_stride, start):
+    def tile(w, _step, n, act, stride, y, _y_step, y_stride, start, _start1):
         acc0, acc1, acc2, acc3 = start, start, start, start
         x = act + floats_at(n)
         for _block in range(n // (32 * n_groups)):
@@ -241,7 +284,7 @@ def make_matmul_float(format_name: str) -> Any:
         store_f32(y + y_step, acc1)
 
     @inline
-    def tile(w, n, act, stride, y, y_stride, start):
+    def tile(w, _step, n, act, stride, y, _y_step, y_stride, start, _start1):
         acc0, acc1, acc2, acc3 = start, start, start, start
         x = act + floats_at(n)
         for _c in range(n):

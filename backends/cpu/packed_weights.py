@@ -98,6 +98,15 @@ def _half_order(head_dim: int, n_dims: int) -> tuple[int, ...]:
     return (*range(0, n_dims, 2), *range(1, n_dims, 2), *range(n_dims, head_dim))
 
 
+def _anonymous(size: int) -> mmap.mmap:
+    """Memory of its own, in huge pages where the system has them: private, as Linux seldom gives them to what may be shared."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, size)
+    region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    region.madvise(mmap.MADV_HUGEPAGE)
+    return region
+
+
 class _Arena:
     """Memory handed out piece by piece; without a size, it only counts. `let_go` is called after every piece that was read."""
 
@@ -107,10 +116,7 @@ class _Arena:
         self.memory = np.empty(0, np.uint8)
         self.base = 0
         if size is not None:
-            region = mmap.mmap(-1, max(size, 1))
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                region.madvise(mmap.MADV_HUGEPAGE)
-            self.memory = np.frombuffer(region, np.uint8)
+            self.memory = np.frombuffer(_anonymous(max(size, 1)), np.uint8)
             self.base = self.memory.ctypes.data
 
     def place(self, n_bytes: int, fill: Callable[[NDArray[np.uint8]], object]) -> int:

@@ -4,7 +4,8 @@ A numba type whose data model is an LLVM vector lets `@intrinsic` functions comp
 `fma(w, splat(x), acc)` compiles to one vfmadd. Memory is addressed by plain integers (`intp`), so kernels need no
 array types, compile fast and carry no reference counts.
 
-Names: F32 is 8 floats, I32 is 8 int32, U8 is 32 bytes seen as 8 lanes of 4 bytes. A lane is one output row.
+Names: F32 is 8 floats, I32 is 8 int32, U8 is 32 bytes seen as 8 lanes of 4 bytes. A lane is one output row. Each has a form twice as
+wide, made by `join_f32` and `join_u8`, for CPUs with 512-bit registers; what kernels of several rows need takes either.
 Everything is written in target-neutral LLVM; only the integer dot products and the table lookup have one lowering
 per instruction set (`Isa`).
 """
@@ -61,23 +62,30 @@ class _VectorModel(models.PrimitiveModel):
 F32 = Vector("F32x8", _f32, 8)
 I32 = Vector("I32x8", _i32, 8)
 U8 = Vector("U8x32", _i8, 32)
+_WIDE = {F32: Vector("F32x16", _f32, 16), I32: Vector("I32x16", _i32, 16), U8: Vector("U8x64", _i8, 64)}
 _v16i16 = ir.VectorType(_i16, 16)
 
 Lower = Callable[[ir.IRBuilder, Sequence[Any]], Any]
 
 
 def _instruction(result: Any, *arguments: Any, name: str, doc: str) -> Callable[[Lower], Any]:
-    """Make an intrinsic with one fixed signature out of `lower(builder, arguments)`."""
+    """Make an intrinsic out of `lower(builder, arguments)`: it has one fixed signature, and that of wide vectors where it is given one."""
 
     def decorate(lower: Lower) -> Any:
+        narrow = result(*arguments)
+        wide = _WIDE.get(result, result)(*(_WIDE.get(argument, argument) for argument in arguments))
+
+        def choose(*given: Any) -> Any:
+            return wide if any(argument in _WIDE.values() for argument in given) else narrow
+
         def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, args: Sequence[Any]) -> Any:
             value = lower(builder, args)
             return context.get_dummy_value() if result is types.void else value
 
         names = ", ".join(f"a{i}" for i in range(len(arguments)))
-        scope: dict[str, Any] = {"signature": result(*arguments), "codegen": codegen}
+        scope: dict[str, Any] = {"choose": choose, "codegen": codegen}
         # numba reads an intrinsic's arity from its Python signature
-        exec(f"def {name}(typing_context{', ' if names else ''}{names}): return signature, codegen", scope)
+        exec(f"def {name}(typing_context{', ' if names else ''}{names}): return choose({names}), codegen", scope)
         function = scope[name]
         function.__doc__ = doc
         function.__module__ = __name__
@@ -149,14 +157,28 @@ store_i8 = _instruction(types.void, types.intp, I32, name="store_i8", doc="Trunc
     lambda b, a: _store(b, a[0], b.trunc(a[1], _vec(_i8)))
 )
 
+
+def _prefetch(builder: ir.IRBuilder, args: Sequence[Any]) -> None:
+    pointer = builder.inttoptr(args[0], _i8.as_pointer())
+    read, keep, data = (ir.Constant(_i32, value) for value in (0, 2, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
+
+
+prefetch = _instruction(types.void, types.intp, name="prefetch", doc="Begin to fetch a cache line into L2; any address will do.")(_prefetch)
+
 # ---- float arithmetic
 zero = _instruction(F32, name="zero", doc="8 zeros.")(lambda _b, _a: _constant(F32.llvm, 0.0))
 splat = _instruction(F32, types.float32, name="splat", doc="One float in all lanes.")(lambda b, a: _broadcast(b, a[0], LANES))
+splat_like = _instruction(F32, F32, types.float32, name="splat_like", doc="One float in all lanes of a vector like the first.")(
+    lambda b, a: _broadcast(b, a[1], a[0].type.count)
+)
 add = _instruction(F32, F32, F32, name="add", doc="a + b.")(lambda b, a: b.fadd(a[0], a[1], flags=_fast))
 sub = _instruction(F32, F32, F32, name="sub", doc="a - b.")(lambda b, a: b.fsub(a[0], a[1], flags=_fast))
 mul = _instruction(F32, F32, F32, name="mul", doc="a b.")(lambda b, a: b.fmul(a[0], a[1], flags=_fast))
 div = _instruction(F32, F32, F32, name="div", doc="a / b.")(lambda b, a: b.fdiv(a[0], a[1], flags=_fast))
-fma = _instruction(F32, F32, F32, F32, name="fma", doc="a b + c, rounded once.")(lambda b, a: _call(b, "llvm.fma.v8f32", F32.llvm, a))
+fma = _instruction(F32, F32, F32, F32, name="fma", doc="a b + c, rounded once.")(
+    lambda b, a: _call(b, f"llvm.fma.v{a[0].type.count}f32", a[0].type, a)
+)
 maximum = _instruction(F32, F32, F32, name="maximum", doc="The larger of a and b.")(
     lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[0], a[1])
 )
@@ -164,7 +186,7 @@ minimum = _instruction(F32, F32, F32, name="minimum", doc="The smaller of a and 
     lambda b, a: b.select(b.fcmp_ordered("<", a[0], a[1]), a[0], a[1])
 )
 absolute = _instruction(F32, F32, name="absolute", doc="|a|.")(lambda b, a: _call(b, "llvm.fabs.v8f32", F32.llvm, a))
-to_f32 = _instruction(F32, I32, name="to_f32", doc="int32 to float32.")(lambda b, a: b.sitofp(a[0], F32.llvm))
+to_f32 = _instruction(F32, I32, name="to_f32", doc="int32 to float32.")(lambda b, a: b.sitofp(a[0], ir.VectorType(_f32, a[0].type.count)))
 round_i32 = _instruction(I32, F32, name="round_i32", doc="Nearest int32, ties to even.")(
     lambda b, a: b.fptosi(_call(b, "llvm.rint.v8f32", F32.llvm, a), I32.llvm)
 )
@@ -265,6 +287,22 @@ def _concat(builder: ir.IRBuilder, low: Any, high: Any) -> Any:
     return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_i32, count), list(range(count))))
 
 
+def _half(name: str, which: int, doc: str) -> Any:
+    """From 16 floats to 8: not one of the instructions of either width."""
+
+    def typing(_context: Any, _vector: Any) -> Any:
+        return F32(_WIDE[F32]), lambda _context, builder, _signature, args: _split(builder, args[0])[which]
+
+    typing.__name__, typing.__doc__ = name, doc
+    return intrinsic(typing)
+
+
+low_lanes = _half("low_lanes", 0, "The first 8 of 16 floats.")
+high_lanes = _half("high_lanes", 1, "The last 8 of 16 floats.")
+join_f32 = _instruction(_WIDE[F32], F32, F32, name="join_f32", doc="16 floats: a's, then b's.")(lambda b, a: _concat(b, *a))
+join_u8 = _instruction(_WIDE[U8], U8, U8, name="join_u8", doc="64 bytes: a's, then b's.")(lambda b, a: _concat(b, *a))
+
+
 def _lane_byte(builder: ir.IRBuilder, vector: Any, byte: int, signed: bool) -> Any:
     """Byte `byte` of each 4-byte lane as int32."""
     lanes = builder.bitcast(vector, I32.llvm)
@@ -284,10 +322,10 @@ channels_signed = tuple(_make_channel(byte, True) for byte in range(4))
 
 
 # ---- integer dot products: 8 rows of codes times the same int8 activations
-def _activations(builder: ir.IRBuilder, address: Any, k: int) -> Any:
-    """Four int8 activations in all 8 lanes."""
+def _activations(builder: ir.IRBuilder, address: Any, k: int, codes: ir.VectorType = U8.llvm) -> Any:
+    """Four int8 activations in all lanes of a vector like the codes."""
     four = _load(builder, builder.add(address, ir.Constant(_i64, 4 * k)), _i32)
-    return builder.bitcast(_broadcast(builder, four, LANES), U8.llvm)
+    return builder.bitcast(_broadcast(builder, four, codes.count // 4), codes)
 
 
 def _pair_sums_to_i32(builder: ir.IRBuilder, pairs: Any) -> Any:
@@ -314,16 +352,34 @@ def _dot_avx2(builder: ir.IRBuilder, codes: Sequence[Any], address: Any, signed:
 
 
 def _dot_vnni(builder: ir.IRBuilder, codes: Sequence[Any], address: Any, signed: bool) -> Any:
-    """vpdpbusd adds four unsigned times signed products to each int32."""
-    total: Any = _constant(I32.llvm, 0)
+    """vpdpbusd adds four unsigned times signed products to each int32. Signed codes w go in as w + 128: w x = (w + 128) x - 128 x."""
+    lanes = ir.VectorType(_i32, codes[0].type.count // 4)
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes.count}"
+    total: Any = _constant(lanes, 0)
+    if signed:
+        total = builder.neg(_spread(builder, _times_128(builder, address, len(codes)), lanes.count))
+        codes = [builder.xor(code, _constant(code.type, 128)) for code in codes]
     for k, code in enumerate(codes):
-        x = _activations(builder, address, k)
-        if signed:
-            nothing = _constant(U8.llvm, 0)
-            x = _call(builder, "llvm.x86.avx2.psign.b", U8.llvm, [x, code])
-            code = builder.select(builder.icmp_signed("<", code, nothing), builder.sub(nothing, code), code)
-        total = _call(builder, "llvm.x86.avx512.vpdpbusd.256", I32.llvm, [total, code, x])
+        total = _call(builder, name, lanes, [total, code, _activations(builder, address, k, code.type)])
     return total
+
+
+def _times_128(builder: ir.IRBuilder, address: Any, n_codes: int) -> Any:
+    """128 times the sum of the 4 n_codes activations at an address, in each of n_codes lanes."""
+    lanes, bytes_ = ir.VectorType(_i32, n_codes), ir.VectorType(_i8, 4 * n_codes)
+    x = _load(builder, address, bytes_)
+    sums = _call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * n_codes}", lanes, [_constant(lanes, 0), _constant(bytes_, 128), x])
+    for distance in (1, 2, 4):
+        if distance < n_codes:
+            other = ir.Constant(lanes, [i ^ distance for i in range(n_codes)])
+            sums = builder.add(sums, builder.shuffle_vector(sums, sums, other))
+    return sums
+
+
+def _spread(builder: ir.IRBuilder, vector: Any, count: int) -> Any:
+    """A vector of equal lanes with more of them."""
+    index = ir.Constant(ir.VectorType(_i32, count), [0] * count)
+    return vector if vector.type.count == count else builder.shuffle_vector(vector, vector, index)
 
 
 def _dot_neon(builder: ir.IRBuilder, codes: Sequence[Any], address: Any) -> Any:

@@ -54,41 +54,37 @@ class EventStream(Response):
             self._events.close()
 
     async def _send_all(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+
         async def write(data: bytes, more: bool = True) -> None:
+            nonlocal last
+            last = loop.time()
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
+        async def keep_alive() -> None:
+            while True:
+                await asyncio.sleep(last + self._keep_alive_s - loop.time())
+                if loop.time() >= last + self._keep_alive_s:
+                    await write(b": keep-alive\n\n")
+
+        keeping = asyncio.ensure_future(keep_alive())  # beside the chunks: a timer for each of them would cost more than its text
+        last_words = b"" if self._is_named else b"data: [DONE]\n\n"
         try:
-            async for chunk in _with_pauses(self._chunks, self._keep_alive_s):
-                await write(b": keep-alive\n\n" if chunk is None else self._written(chunk))
+            async for chunk in self._chunks:
+                await write(self._written(chunk))
         except EdgeLMError as error:
             body = refusal_of(error).body()
             if self._is_named:  # Anthropic's clients read the object, OpenAI's the fields
                 body = {**body["error"], **body, "type": "error"}
-            await write(self._written(body), more=False)
-            return
-        await write(b"" if self._is_named else b"data: [DONE]\n\n", more=False)
+            last_words = self._written(body)
+        finally:
+            keeping.cancel()
+        await write(last_words, more=False)
 
     def _written(self, chunk: Mapping[str, Any]) -> bytes:
         name = f"event: {chunk['type']}\n".encode() if self._is_named else b""
         return name + b"data: " + as_json(chunk) + b"\n\n"
-
-
-async def _with_pauses(chunks: Chunks, pause_s: float) -> AsyncIterator[Mapping[str, Any] | None]:
-    """The chunks, and None wherever none came for so many seconds."""
-    while True:
-        coming = asyncio.ensure_future(anext(chunks))
-        try:
-            while not (await asyncio.wait((coming,), timeout=pause_s))[0]:
-                yield None
-            chunk = coming.result()
-        except StopAsyncIteration:
-            return
-        finally:
-            if not coming.done():
-                coming.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration, EdgeLMError):
-                    await coming
-        yield chunk
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
