@@ -81,7 +81,10 @@ class Continuation:
 
     def advance(self, logits: NDArray[np.float32]) -> Delta:
         """The next token's delta, from logits float32 [n_vocab]; the last one has a finish_reason and timings."""
-        token = self._sampler.sample(logits, self.history, self._constraint.mask() if self._constraint else None)
+        # what does not fit is drawn again among all that does, which leaves the proportions as they are
+        token = self._sampler.sample(logits, self.history)
+        if self._constraint and not self._constraint.allows(token):
+            token = self._sampler.sample(logits, self.history, self._constraint.mask())
         if token in self._ends:
             return self._delta("", (), None, "stop")
         if self._constraint:

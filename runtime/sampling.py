@@ -132,21 +132,21 @@ class Sampler:
         self._biased = np.fromiter(bias.keys(), np.int64, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
 
-    def sample(self, logits: Logits, history: Sequence[int] = (), allowed: NDArray[np.bool_] | None = None) -> int:
+    def sample(self, logits: Logits, history: Sequence[int] = (), mask: Logits | None = None) -> int:
         """The next token.
 
         Args:
             logits: float32 [n_vocab], left unchanged.
             history: the tokens so far, prompt included.
-            allowed: bool [n_vocab], the tokens that may be drawn; None for all.
+            mask: float32 [n_vocab], added to the logits: 0 for tokens that may be drawn, else minus infinity; None where all may.
 
         Raises:
             InvalidRequestError: logit_bias names a token that is not in the vocabulary.
         """
         params = self._params
         adjusted = self._adjusted(logits, history)
-        if allowed is not None:
-            adjusted = np.where(allowed, adjusted, np.float32(-np.inf))
+        if mask is not None:
+            adjusted = adjusted + mask
             if adjusted.max() == -math.inf:
                 raise InvalidRequestError("logit_bias forbids every token that the form of the answer allows; allow at least one")
         if params.temperature == 0.0 or params.top_k == 1:

@@ -52,6 +52,32 @@ def test_a_likely_word_that_does_not_fit_is_not_said(make_llm: MakeLLM) -> None:
     assert llm.generate("x", temperature=0, form=Form("regex", "[0-9]{3}")).text == "000"
 
 
+def test_what_fits_keeps_its_proportions(make_llm: MakeLLM) -> None:
+    logits = np.full(258, -np.inf, np.float32)
+    logits[[ord("a"), ord("b"), ord("x")]] = 2, 1, 3
+    llm = make_llm(lambda _: logits)[0]
+    form = Form("regex", "[ab]")
+    said = [llm.generate("?", ANYTHING, seed=seed, max_tokens=1, form=form).text for seed in range(1000)]
+    assert set(said) == {"a", "b"}
+    wanted = 1 / (1 + np.exp(-1))
+    assert abs(said.count("a") / 1000 - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 1000)
+
+
+@pytest.mark.parametrize("form", [Form.json_schema(PERSON), Form("regex", "(yes|no)[!]{1,3}"), Form("lark", 'start: "a" b*\nb: "b" | "c"')])
+def test_one_token_and_the_mask_say_the_same(babbler: LLM, form: Form) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        asked, masked = babbler.constraints.make(form), babbler.constraints.make(form)
+        token = None
+        while token != END:
+            mask = masked.mask()
+            assert [asked.allows(each) for each in range(258)] == (mask == 0).tolist()
+            token = int(random.choice(np.flatnonzero(mask == 0)))
+            if token != END:
+                asked.take(token)
+                masked.take(token)
+
+
 @pytest.mark.parametrize(
     ("form", "pattern"),
     [
