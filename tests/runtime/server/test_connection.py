@@ -113,11 +113,12 @@ def test_one_that_does_not_read_loses_its_place(make_served: MakeServed) -> None
     served = make_served(for_ever, connection=Impatient, n_ctx=1_000_000)
     told = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "logprobs": True, "top_logprobs": 20}
     body = json.dumps(told).encode()
+    assert served.chat(max_tokens=1).status_code == 200  # the model is loaded now
     with connected(served) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(head(body) + body)
         end = time.monotonic() + 30
-        while not (served.backends and served.model.scheduler.n_active):
+        while not served.model.scheduler.n_active:
             assert time.monotonic() < end
             time.sleep(0.01)
         while served.model.scheduler.n_active:
