@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 from edgelm.backends.cpu.records import PAGE
 from edgelm.backends.memory import require_memory
-from edgelm.errors import ContextOverflowError, InvalidRequestError
+from edgelm.errors import ContextOverflowError, InsufficientMemoryError, InvalidRequestError
 
 _ALIGNMENT = 64
+_CHECKED_BYTES = 32 << 20
 
 
 class Page:
@@ -56,6 +58,7 @@ class KVCache:
         self.page_bytes = page_bytes
         self.n_ctx = n_ctx
         self._sequences: dict[int, Sequence] = {}
+        self._n_checked = 0  # pages that there was memory for when it was last looked at
 
     def length(self, number: int) -> int:
         """Tokens in the sequence; 0 for one never seen."""
@@ -163,8 +166,19 @@ class KVCache:
         return Sequence(0, np.zeros(-(-self.n_ctx // PAGE) + 1, np.int64))
 
     def _new_page(self) -> Page:
-        require_memory(self.page_bytes, "the KV cache")
+        if not self._n_checked:
+            self._n_checked = self._check_memory()
+        self._n_checked -= 1
         return Page(self.page_bytes)
+
+    def _check_memory(self) -> int:
+        """How many pages there is memory for: some together, as asking the system takes as long as making a page."""
+        several = max(_CHECKED_BYTES // self.page_bytes, 1)
+        with suppress(InsufficientMemoryError):
+            require_memory(several * self.page_bytes, "the KV cache")
+            return several
+        require_memory(self.page_bytes, "the KV cache")
+        return 1
 
     def _copy(self, page: Page, release: bool = True) -> Page:
         copy = self._new_page()

@@ -77,3 +77,18 @@ def test_senseless_sharing_and_truncating_are_refused() -> None:
             call()
     cache.free(3)
     cache.truncate(3, 0)
+
+
+def test_memory_for_one_page_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 2500
+
+    def require(needed: int, what: str) -> None:
+        if needed > free:
+            raise InsufficientMemoryError(what)
+
+    monkeypatch.setattr("edgelm.backends.cpu.kv_cache.require_memory", require)
+    cache = KVCache(1000, N_CTX)
+    append(cache, 0, 2 * PAGE)
+    free = 900
+    with pytest.raises(InsufficientMemoryError):
+        cache.reserve(0, 1)
