@@ -163,6 +163,9 @@ class PrefixStore:
                     self._known.pop(other, None)
                     other.unlink(missing_ok=True)
         self._folder.delete_oldest()
+        with self._lock:
+            for gone in [file for file in self._known if not file.exists()]:
+                del self._known[gone]
 
     def _write_pending(self, tokens: Tokens, state: Sequence[NDArray[np.uint8]]) -> None:
         try:

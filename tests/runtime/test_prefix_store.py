@@ -89,10 +89,8 @@ def test_they_are_bounded_and_the_ones_used_longest_ago_go(tmp_path: Path) -> No
     assert store.read(file) is not None
     store.write(array([5, 5]), state(10_000))
     assert {int(store.find(array([i, i]))[0] in files(folder)) for i in (0, 5)} == {1}
-    gone, _ = store.find(array([1, 1]))
-    assert gone is not None
-    assert store.read(gone) is None
     assert store.find(array([1, 1])) == (None, 0)
+    assert len(store) == len(files(folder)) == 2
     store.write(array([6]), state(30_000))  # larger than all that may be
     assert store.find(array([6])) == (None, 0)
     folder.close()
@@ -121,6 +119,14 @@ def test_damage_is_noticed_and_removed(tmp_path: Path, damage: str) -> None:
     store.write(array(A), state())
     assert store.read(files(folder)[0]) is not None
     folder.close()
+
+
+def test_a_file_that_another_model_drove_out_is_missing_and_no_more(store: PrefixStore, folder: StoreFolder) -> None:
+    store.write(array(A), state())
+    (file,) = files(folder)
+    file.unlink()
+    assert store.read(file) is None
+    assert len(store) == 0
 
 
 def test_only_its_owner_may_look(store: PrefixStore, folder: StoreFolder) -> None:
