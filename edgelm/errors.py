@@ -11,7 +11,8 @@
     ├── BackendUnavailableError     the engine asked for is not installed or cannot run here
     ├── DownloadError               a model could not be fetched, verified or stored
     ├── MeterError                  a power meter cannot be read, or what it says makes no sense
-    ├── RecordError                 a benchmark's record is missing, malformed, or of a version that is not read
+    ├── RecordError                 a record, or the file of it, is missing, malformed, of a version not read, or not writable
+    ├── BudgetExceededError         a call to a cloud endpoint might cost more than its budget allows
     ├── MeasurementError            a benchmark could not be measured: an engine ended half way, a server does not answer
     ├── MissingPackageError         an optional package that the command needs is not installed
     ├── BusyError                   too many requests wait already
@@ -22,6 +23,8 @@ Every message says what was wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 
 class EdgeLMError(Exception):
@@ -80,7 +83,19 @@ class MeterError(EdgeLMError):
 
 
 class RecordError(EdgeLMError):
-    """A benchmark's record is missing, malformed, or of a version that is not read."""
+    """A record (of a benchmark, of what was sent or spent) is missing, malformed, of a version that is not read, or cannot be written."""
+
+
+class BudgetExceededError(EdgeLMError):
+    """A call to a cloud endpoint might cost more than its budget allows.
+
+    Attributes:
+        resets_at: when the budget begins anew, in UTC.
+    """
+
+    def __init__(self, message: str, resets_at: datetime) -> None:
+        self.resets_at = resets_at
+        super().__init__(message)
 
 
 class MeasurementError(EdgeLMError):
