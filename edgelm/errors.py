@@ -15,6 +15,8 @@
     ├── BudgetExceededError         a call to a cloud endpoint might cost more than its budget allows
     ├── MeasurementError            a benchmark could not be measured: an engine ended half way, a server does not answer
     ├── MissingPackageError         an optional package that the command needs is not installed
+    ├── EgressRefusedError          something would have left this device without permission
+    ├── CloudError                  a cloud endpoint could not be reached, refused, or broke off
     ├── BusyError                   too many requests wait already
     ├── DeadlineError               a request took longer than its timeout allows
     └── ClosedError                 the model was closed before the call
@@ -104,6 +106,30 @@ class MeasurementError(EdgeLMError):
 
 class MissingPackageError(EdgeLMError):
     """An optional package that the command needs is not installed."""
+
+
+class EgressRefusedError(EdgeLMError):
+    """Something would have left this device without permission; it has not."""
+
+
+class CloudError(EdgeLMError):
+    """A cloud endpoint could not be reached, refused, or broke off.
+
+    Attributes:
+        kind: one word for records and counters ("refused", "timeout", "status", "malformed", ...).
+        may_be_billed: the endpoint may have computed an answer, so that the request must not be sent again.
+        retry_after_s: seconds after which the endpoint wants to be asked again, where it said so.
+        status: of HTTP, where there was an answer.
+    """
+
+    def __init__(
+        self, message: str, kind: str, may_be_billed: bool = True, retry_after_s: float | None = None, status: int | None = None
+    ) -> None:
+        self.kind = kind
+        self.may_be_billed = may_be_billed
+        self.retry_after_s = retry_after_s
+        self.status = status
+        super().__init__(message)
 
 
 class BusyError(EdgeLMError):

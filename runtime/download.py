@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgelm.errors import DownloadError
 from edgelm.runtime.catalogue import HubFile, Model, find_model
-from edgelm.runtime.settings import Settings, read_settings
+from edgelm.runtime.settings import Settings, is_offline, read_settings
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are here so far and the bytes in all (None where that is not known)."""
@@ -36,6 +36,8 @@ def pull(name: str | Model, progress: Progress | None = None, settings: Settings
     target = settings.models / model.file
     if target.is_file():
         return target
+    if is_offline():
+        raise DownloadError(f"{model.name} is not here, and EDGELM_OFFLINE forbids to fetch it; unset it to pull the model")
     partial = settings.models / ".partial" / model.file
     try:
         partial.mkdir(parents=True, exist_ok=True)

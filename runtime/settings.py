@@ -2,6 +2,7 @@
 
 EDGELM_HOME    folder for everything edgelm stores (models, compiled kernels); the user's cache folder where it is not set
 EDGELM_API_KEY a key that opens the local server
+EDGELM_OFFLINE 1 lets nothing leave this device, whatever else allows it: no cloud endpoint is asked, and no model pulled
 HF_ENDPOINT    the Hugging Face hub, or a mirror of it
 HF_TOKEN       access token for gated models on the hub
 """
@@ -63,3 +64,9 @@ def _home(value: str) -> Path:
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("edgelm", appauthor=False))
+
+
+def is_offline(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether EDGELM_OFFLINE forbids to reach any other machine. What is neither empty nor a plain no counts as yes."""
+    env = os.environ if environment is None else environment
+    return env.get("EDGELM_OFFLINE", "").strip().lower() not in ("", "0", "no", "false", "off")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import monotonic
@@ -67,7 +67,7 @@ class CloudEndpoint:
 
     async def answer(
         self, permit: Permit, request: ChatRequest, body: bytes, purpose: Purpose, account: Account, timeout_s: float | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """The events of its answer: text and calls, and a Finish. It must be closed, whether or not anybody took one (`aclosing`).
 
         Args:
@@ -108,13 +108,16 @@ class CloudEndpoint:
 
     async def _attempt(
         self, permit: Permit, body: bytes, n_output: int, purpose: Purpose, account: Account, deadline: float
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         origin, model = self.endpoint.address.origin, self.endpoint.model
-        async with self._ledger.attempt(permit, origin, model, body, n_output, purpose, account) as attempt:
-            async with self._egress.post(permit, body, deadline) as attempt.response:
-                async with aclosing(attempt.answer.events(attempt.response)) as events:
-                    async for event in events:
-                        yield event
+        async with (
+            self._ledger.attempt(permit, origin, model, body, n_output, purpose, account) as attempt,
+            self._egress.post(permit, body, deadline) as response,
+        ):
+            attempt.response = response
+            async with aclosing(attempt.answer.events(response)) as events:
+                async for event in events:
+                    yield event
 
     async def close(self) -> None:
         """Close its connections."""

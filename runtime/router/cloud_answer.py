@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class CloudAnswer:
         self._is_finished = False
         self._n_calls = 0
 
-    async def events(self, response: Response) -> AsyncIterator[Event]:
+    async def events(self, response: Response) -> AsyncGenerator[Event, None]:
         """Text and calls as they come; a Finish at the end.
 
         Raises:

@@ -46,7 +46,7 @@ class Address:
     Attributes:
         url: that is posted to.
         key: gives the API key when it is needed; None for none. It goes into the Authorization header and nowhere else.
-        proxy: through which it is reached; None for none. (The environment's proxies are not asked: who sees the bytes is for the owner to say.)
+        proxy: through which it is reached; None for none. The environment's proxies are not asked: who sees the bytes, the owner says.
 
     Raises:
         InvalidRequestError: the key and the text could be read on the way, or the address is none.

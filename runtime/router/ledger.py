@@ -81,7 +81,7 @@ class Ledger:
         Raises:
             BudgetExceededError, RecordError, BusyError: it must not be made.
         """
-        # a token is at least a byte of the body, whatever the tokenizer; what JSON puts around a message makes up for the marks between them
+        # a token is at least a byte of the body, whatever the tokenizer; what JSON puts around messages makes up for the marks between them
         reservation = await asyncio.to_thread(self._budget.reserve, len(body), n_output)
         account.n_attempts += 1
         worst, level = reservation.worst, permit.level.name.lower()

@@ -57,7 +57,7 @@ class RetryBudget:
 
 
 class CircuitBreaker:
-    """After several failures in a row an endpoint is not asked for a while; then one request tries whether it is back (Nygard, "Release It!").
+    """After failures in a row an endpoint is left alone for a while; then one request tries whether it is back (Nygard, "Release It!").
 
     Args:
         most_failures: in a row.
@@ -75,7 +75,7 @@ class CircuitBreaker:
         self._closed_until = 0.0
 
     def rest_s(self) -> float:
-        """Seconds until it may be asked again; 0 for now. Whoever is told 0 after a rest is the one that tries: the others go on waiting."""
+        """Seconds until it may be asked again; 0 for now. After a rest only the first who asks is told so: that one tries."""
         if self._n_failures < self._most_failures:
             return 0.0
         left = self._closed_until - self._clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgelm.errors import InvalidRequestError
+from edgelm.runtime.loopback import is_loopback
 from edgelm.runtime.server.errors import RefusedError
 
 _OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})  # what a browser fetches without a key, and monitors
@@ -78,16 +78,6 @@ class Access:
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         fits = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]  # all of them, so that it takes the same time
         return any(fits)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine only."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_of(header: str) -> str:

@@ -9,7 +9,8 @@ from byte_model import says
 from served import MakeServed
 
 from edgelm.errors import InvalidRequestError
-from edgelm.runtime.server.access import Access, is_loopback
+from edgelm.runtime.loopback import is_loopback
+from edgelm.runtime.server.access import Access
 
 KEY = "a-key"
 
