@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
+from edgelm.runtime.certainty import TokenCertainty
 from edgelm.runtime.results import FinishReason, TokenLogprob
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.tool_calls import CallPiece, ToolUse
@@ -66,11 +67,13 @@ class TextDelta:
         choice: which answer, counted from 0.
         text: may be empty.
         logprobs: of the tokens since the last piece, where they were asked for.
+        certainties: of the same, and of the token that ended the text, if one did; where they were asked for.
     """
 
     choice: int
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
+    certainties: tuple[TokenCertainty, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelm.errors import ContextOverflowError
+from edgelm.runtime.certainty import TokenCertainty, certainty_of
 from edgelm.runtime.constraint import Constraint
 from edgelm.runtime.results import Delta, FinishReason, Timings, TokenLogprob, TopToken
 from edgelm.runtime.sampling import Sampler, SamplingParams, log_softmax, top_tokens
@@ -85,8 +86,9 @@ class Continuation:
         token = self._sampler.sample(logits, self.history)
         if self._constraint and not self._constraint.allows(token):
             token = self._sampler.sample(logits, self.history, self._constraint.mask())
+        certainties = (certainty_of(logits, token),) if self._params.certainty else None
         if token in self._ends:
-            return self._delta("", (), None, "stop")
+            return self._delta("", (), None, "stop", certainties)
         if self._constraint:
             self._constraint.take(token)
         self._times.append(perf_counter() - self._start)
@@ -98,17 +100,25 @@ class Continuation:
             reason = "stop"
         elif len(self._times) in (self._params.max_tokens, self._n_room):
             reason = "length"
-        return self._delta(text, (token,), logprobs, reason)
+        return self._delta(text, (token,), logprobs, reason, certainties)
 
     def cancel(self) -> Delta:
         """The last delta of a text that nobody wants any more."""
         return self._delta("", (), None, "cancelled")
 
-    def _delta(self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] | None, reason: FinishReason | None) -> Delta:
+    def _delta(
+        self,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] | None,
+        reason: FinishReason | None,
+        certainties: tuple[TokenCertainty, ...] | None = None,
+    ) -> Delta:
         if reason is None:
-            return Delta(text, tokens, logprobs)
+            return Delta(text, tokens, logprobs, certainties=certainties)
         timings = Timings(self._load_s, self._prefill_s, self._decode_s, tuple(self._times))
-        return Delta(text + self._text.finish(), tokens, logprobs, reason, timings, self.n_prompt, self._text.stopped_by)
+        text += self._text.finish()
+        return Delta(text, tokens, logprobs, reason, timings, self.n_prompt, self._text.stopped_by, certainties)
 
     def _logprob(self, logits: NDArray[np.float32], token: int, n_top: int) -> TokenLogprob:
         logs = log_softmax(logits)

@@ -151,13 +151,13 @@ async def _events(tickets: Sequence[Ticket], news: asyncio.Queue[News], n: int, 
         n_generated += len(what.token_ids)
         reader = readers[choice]
         if reader is None:
-            if what.text or what.logprobs:
-                yield TextDelta(choice, what.text, what.logprobs)
+            if what.text or what.logprobs or what.certainties:
+                yield TextDelta(choice, what.text, what.logprobs, what.certainties)
         else:
             for piece in (*reader.push(what.text), *(reader.finish() if what.finish_reason else ())):
                 yield TextDelta(choice, piece) if isinstance(piece, str) else ToolCallDelta(choice, piece)
-            if what.logprobs:
-                yield TextDelta(choice, "", what.logprobs)
+            if what.logprobs or what.certainties:
+                yield TextDelta(choice, "", what.logprobs, what.certainties)
         if what.finish_reason is not None:
             n_unfinished -= 1
             calls = reader is not None and reader.n_calls and what.finish_reason == "stop"

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelm.runtime.certainty import TokenCertainty
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -82,6 +84,7 @@ class Delta:
             context is used up) or "cancelled".
         timings, n_prompt_tokens: on the last piece only.
         stop_string: on the last piece, the stop string that ended the text, if one did.
+        certainties: of those tokens, where they were asked for; on the last piece, also of the token that ended the text, if one did.
     """
 
     text: str
@@ -91,6 +94,7 @@ class Delta:
     timings: Timings | None = None
     n_prompt_tokens: int | None = None
     stop_string: str | None = None
+    certainties: tuple[TokenCertainty, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Completion:
         finish_reason: see Delta.
         logprobs: one per token, where they were asked for.
         n_prompt_tokens, n_generated: tokens read and tokens written.
+        certainties: one per token and, last, of the token that ended the text, if one did; where they were asked for.
     """
 
     text: str
@@ -112,6 +117,7 @@ class Completion:
     timings: Timings
     n_prompt_tokens: int
     n_generated: int
+    certainties: tuple[TokenCertainty, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ def collect(deltas: Iterable[Delta]) -> Completion:
     token_ids = tuple(token for piece in pieces for token in piece.token_ids)
     wants_logprobs = any(piece.logprobs is not None for piece in pieces)
     logprobs = tuple(one for piece in pieces for one in piece.logprobs or ())
+    wants_certainties = any(piece.certainties is not None for piece in pieces)
+    certainties = tuple(one for piece in pieces for one in piece.certainties or ())
     return Completion(
         text="".join(piece.text for piece in pieces),
         token_ids=token_ids,
@@ -154,4 +162,5 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         timings=last.timings,
         n_prompt_tokens=last.n_prompt_tokens or 0,
         n_generated=len(token_ids),
+        certainties=certainties if wants_certainties else None,
     )

@@ -42,6 +42,7 @@ class SamplingParams:
         max_tokens: tokens to generate at most; None goes on until the context is full.
         stop: text that ends the generation and is not part of it; one string or several.
         logprobs: None for none, n for the log probability of each generated token and of the n most likely ones.
+        certainty: tell how certain the model was of each generated token, and of the end.
         ignore_eos: never let the model end the text (for benchmarks).
         form: what the text must be: a JSON schema, a regular expression or a grammar; None for anything.
 
@@ -62,6 +63,7 @@ class SamplingParams:
     max_tokens: int | None = 512
     stop: str | Sequence[str] = ()
     logprobs: int | None = None
+    certainty: bool = False
     ignore_eos: bool = False
     form: Form | None = None
 
@@ -113,6 +115,7 @@ class SamplingFields(TypedDict, total=False):
     max_tokens: int | None
     stop: str | Sequence[str]
     logprobs: int | None
+    certainty: bool
     ignore_eos: bool
     form: Form | None
 
