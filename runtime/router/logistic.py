@@ -30,12 +30,12 @@ class Logistic:
     bias: float
 
     @classmethod
-    def fit(cls, inputs: Array, labels: NDArray[np.bool_], penalty: float = 1.0) -> Self:
+    def fit(cls, inputs: Array, labels: NDArray[np.bool_] | Array, penalty: float = 1.0) -> Self:
         """The weights of the largest penalized likelihood.
 
         Args:
             inputs: float64 [n_rows, n], finite.
-            labels: bool [n_rows], of both kinds.
+            labels: bool [n_rows], or float64 [n_rows] from 0 to 1, a share of rows that are true; not all the same.
             penalty: half of it times the sum of the squared weights of the standardized inputs is subtracted from the log likelihood.
 
         Raises:
@@ -43,7 +43,8 @@ class Logistic:
         """
         if not np.isfinite(inputs).all():
             raise InvalidRequestError("an input of the regression is not finite; leave out rows for which it is not known")
-        if labels.all() or not labels.any():
+        labels = labels.astype(np.float64)
+        if not len(labels) or labels.min() == labels.max():
             raise InvalidRequestError(
                 f"all {len(labels)} rows have the same label, from which nothing can be learned; give examples of both"
             )
@@ -77,6 +78,6 @@ def sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
-def _loss(design: Array, labels: NDArray[np.bool_], ridge: Array, beta: Array) -> float:
-    margin = np.where(labels, 1.0, -1.0) * (design @ beta)
-    return float(np.logaddexp(0.0, -margin).sum() + 0.5 * (ridge * beta**2).sum())
+def _loss(design: Array, labels: Array, ridge: Array, beta: Array) -> float:
+    x = design @ beta
+    return float((np.logaddexp(0.0, x) - labels * x).sum() + 0.5 * (ridge * beta**2).sum())
