@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol, Self
 
 from edgelm.runtime.certainty import TokenCertainty
+from edgelm.runtime.privacy import ConsentRequest, Level
 from edgelm.runtime.results import FinishReason, TokenLogprob
 from edgelm.runtime.sampling import SamplingParams
 from edgelm.runtime.tool_calls import CallPiece, ToolUse
@@ -25,10 +27,17 @@ class Asker:
     Attributes:
         client: whose request it is; clients share the machine evenly.
         timeout_s: seconds after which the request has failed; None for never.
+        level: how much of it may leave this device, as far as they have a say.
+        consent: a person's answer to a question that an earlier answer carried: its id.
+        reading: "whole" where nobody sees the answer before its end; "stream" where what was shown stays; "restarts" where what was shown
+            can be taken back by a RouteDecision.
     """
 
     client: str = ""
     timeout_s: float | None = None
+    level: Level = Level.ALLOW
+    consent: str | None = None
+    reading: Literal["whole", "stream", "restarts"] = "stream"
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,45 @@ class Usage:
     decode_s: float
 
 
-Event = Accepted | TextDelta | ToolCallDelta | Finish | Usage
+@dataclass(frozen=True)
+class RouteDecision:
+    """Where the text that follows comes from. One comes before an answer's text, and one, which tells all, before its usage.
+
+    Attributes:
+        route: who answers.
+        reason: why, in a word or two that programs can tell apart.
+        why: the same for people.
+        is_restart: the text so far is taken back, and the answer begins anew.
+        confidence: the probability that the local answer is right; None where it is not known.
+        fault: what went wrong with asking the cloud, if something did.
+        consent: a question that a person must answer before the cloud can be asked.
+        redacted: kinds of personal data that were replaced before the cloud was asked, and how many.
+        n_samples, agreement: answers that were thought over here beside the first, and the part that agreed; None where it is not known.
+        local_tokens: generated here, of all samples.
+        cloud_input, cloud_output: the endpoint's tokens, as it told them.
+        cost: in the endpoint's currency; the worst case where it did not tell.
+        local_s, cloud_s: seconds that either took.
+    """
+
+    route: Literal["local", "cloud"]
+    reason: str
+    why: str
+    is_restart: bool = False
+    confidence: float | None = None
+    fault: str | None = None
+    consent: ConsentRequest | None = None
+    redacted: Mapping[str, int] = field(default_factory=dict)
+    n_samples: int = 0
+    agreement: float | None = None
+    local_tokens: int = 0
+    cloud_input: int = 0
+    cloud_output: int = 0
+    cost: Decimal = Decimal(0)
+    local_s: float = 0.0
+    cloud_s: float = 0.0
+
+
+Event = Accepted | RouteDecision | TextDelta | ToolCallDelta | Finish | Usage
 
 
 class Events:

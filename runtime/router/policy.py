@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from edgelm.errors import EgressRefusedError
-from edgelm.runtime.router.level import Level
+from edgelm.runtime.privacy import ConsentRequest, Level
 from edgelm.runtime.settings import is_offline
 
 _PERMIT_S = 600.0
-_CONSENT_S = 600.0
 _MOST_OPEN = 1024  # questions that wait for a person; the oldest is forgotten first
 
 
@@ -35,26 +34,6 @@ class Verdict:
     level: Level
     redacts: bool
     refusal: str | None = None
-
-
-@dataclass(frozen=True)
-class ConsentRequest:
-    """A question for a person. To say yes is to repeat the request with this id, or to answer the router's call.
-
-    Attributes:
-        id: cannot be guessed, and is good for one time.
-        endpoint, model: who would be asked.
-        n_bytes: that would leave.
-        entities: kinds of personal data that would be replaced, and how many of each.
-        expires_s: seconds for which the question stands.
-    """
-
-    id: str
-    endpoint: str
-    model: str
-    n_bytes: int
-    entities: Mapping[str, int]
-    expires_s: float = _CONSENT_S
 
 
 @dataclass(frozen=True)

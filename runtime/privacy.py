@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 
 from edgelm.errors import InvalidRequestError
@@ -31,3 +33,23 @@ class Level(IntEnum):
             return cls[name.upper()]
         except KeyError:
             raise InvalidRequestError(f"the privacy level is {name!r:.40}; it must be never, ask, redact or allow") from None
+
+
+@dataclass(frozen=True)
+class ConsentRequest:
+    """A question for a person. To say yes is to repeat the request with this id, or to answer the router's call.
+
+    Attributes:
+        id: cannot be guessed, and is good for one time.
+        endpoint, model: who would be asked.
+        n_bytes: that would leave.
+        entities: kinds of personal data that would be replaced, and how many of each.
+        expires_s: seconds for which the question stands.
+    """
+
+    id: str
+    endpoint: str
+    model: str
+    n_bytes: int
+    entities: Mapping[str, int]
+    expires_s: float = 600.0

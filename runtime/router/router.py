@@ -1,0 +1,138 @@
+"""A ChatModel that answers on this device, knows when its answer is not to be trusted, and asks a cloud where its owner allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+from edgelm.errors import ContextOverflowError
+from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Events, Message
+from edgelm.runtime.privacy import ConsentRequest, Level
+from edgelm.runtime.router.cloud import CloudEndpoint
+from edgelm.runtime.router.cloud_request import not_for_cloud
+from edgelm.runtime.router.policy import Policy
+from edgelm.runtime.router.redact import Redactor
+from edgelm.runtime.router.routing import Plan, Routing, watched
+from edgelm.runtime.router.signals import Signals, signals_of
+from edgelm.runtime.router.strategy import Strategy
+
+AskPerson = Callable[[ConsentRequest], Awaitable[bool]]
+
+
+class Router:
+    """Local first.
+
+    Args:
+        local: the model on this device.
+        cloud: the endpoint elsewhere; None where there is none, and where the policy's level is never.
+        policy: what may leave; the one that the endpoint was made with.
+        strategy: when an answer is not enough.
+        redactor: replaces personal data where the level asks for it.
+        ask_person: asks a person for consent at once; None leaves the question in the answer.
+    """
+
+    def __init__(
+        self,
+        local: ChatModel,
+        cloud: CloudEndpoint | None,
+        policy: Policy,
+        strategy: Strategy | None = None,
+        redactor: Redactor | None = None,
+        ask_person: AskPerson | None = None,
+    ) -> None:
+        self.local = local
+        self.cloud = None if policy.level is Level.NEVER else cloud
+        self.policy = policy
+        self.strategy = strategy or Strategy()
+        self.redactor = redactor or Redactor()
+        self.ask_person = ask_person
+
+    async def chat(self, request: ChatRequest, asker: Asker) -> Events:
+        """As ChatModel.chat. The events tell, by RouteDecisions, who answers."""
+        signals = signals_of(request.messages, request.tools.tools if request.tools else None)
+        plan = self._plan(request, asker, signals)
+        events: Events | None = None
+        if plan.first == "local":
+            events, plan = await self._begin_here(request, asker, plan)
+        said: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+        routing = Routing(self, request, asker, plan, said.put_nowait)
+        task = asyncio.create_task(_run(routing, events, said))
+        return Events(_taken(said), task.cancel)
+
+    async def _begin_here(self, request: ChatRequest, asker: Asker, plan: Plan) -> tuple[Events | None, Plan]:
+        try:
+            return await self.local.chat(watched(request), asker), plan
+        except ContextOverflowError:
+            if not plan.may_ask:
+                raise
+            return None, Plan("cloud", "too long", "the conversation is too long for the model on this device", True)
+
+    def _plan(self, request: ChatRequest, asker: Asker, signals: Signals) -> Plan:
+        """Who is asked first, before anything is computed."""
+        strategy = self.strategy
+        if (reason := not_for_cloud(request)) is not None:
+            return Plan("local", "local only", reason, False)
+        if self.cloud is None:
+            return Plan("local", "no cloud", "there is no cloud endpoint, or the privacy level is never", False)
+        if (refusal := self.policy.judge((asker.level,)).refusal) is not None:
+            return Plan("local", "not allowed", refusal, False)
+        text = "\n".join(_texts(request.messages))
+        fitting = [rule for rule in strategy.rules if rule.fits(signals, text)]
+        for rule in fitting:
+            if rule.answer == "local":
+                return Plan("local", "rule", f"the rule {rule.name!r} keeps it on this device", False)
+        if asker.consent is not None and self.policy.consents(asker.consent, digest_of(request)):
+            return Plan("cloud", "consent", "a person has consented", True, has_consent=True)
+        for rule in fitting:
+            return Plan("cloud", "rule", f"the rule {rule.name!r} asks the cloud first", True)
+        if strategy.difficulty is not None and strategy.ask_first_above is not None:
+            gain = strategy.difficulty.gain(signals)
+            if gain > strategy.ask_first_above:
+                why = ", ".join(strategy.difficulty.explain(signals))
+                return Plan("cloud", "difficult", f"asking the cloud is expected to gain {gain:.2f}: {why}", True)
+        return Plan("local", "local first", "answers are made on this device first", True)
+
+    async def close(self) -> None:
+        """Close the connections to the cloud. The local model is its owner's."""
+        if self.cloud is not None:
+            await self.cloud.close()
+
+
+async def _run(routing: Routing, events: Events | None, said: asyncio.Queue[Event | BaseException | None]) -> None:
+    try:
+        await routing.run(events)
+        said.put_nowait(None)
+    except Exception as error:  # noqa: BLE001  (whoever reads the events gets it)
+        said.put_nowait(error)
+    finally:
+        if events is not None:
+            events.close()
+
+
+async def _taken(said: asyncio.Queue[Event | BaseException | None]) -> AsyncIterator[Event]:
+    while (what := await said.get()) is not None:
+        if isinstance(what, BaseException):
+            raise what
+        yield what
+
+
+def digest_of(request: ChatRequest) -> str:
+    """SHA-256 of what is asked, by which a person's consent is told from one to another conversation."""
+    tools = [tool.described() for tool in request.tools.tools] if request.tools else None
+    form = request.params.form.text if request.params.form else None
+    asked = json.dumps([list(map(dict, request.messages)), tools, form], sort_keys=True, default=str)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        content: Any = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, Sequence):
+            yield from (part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+        for call in message.get("tool_calls") or ():
+            yield str(call["function"].get("arguments"))

@@ -1,0 +1,361 @@
+"""One request on its way: answered here, thought over here, and only then asked elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+from edgelm.errors import (
+    BudgetExceededError,
+    BusyError,
+    CloudError,
+    DeadlineError,
+    EdgeLMError,
+    EgressRefusedError,
+    RecordError,
+    RedactionError,
+)
+from edgelm.runtime.certainty import TokenCertainty
+from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
+from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.ledger import Account, Purpose
+from edgelm.runtime.router.redact import Redaction
+from edgelm.runtime.router.restoring import AnswerRestorer
+from edgelm.runtime.router.thinking import Thought, think
+from edgelm.runtime.tool_calls import CallPiece
+
+if TYPE_CHECKING:
+    from edgelm.runtime.router.router import Router
+
+_CLOUD_FAULTS = (CloudError, BudgetExceededError, EgressRefusedError, RecordError, RedactionError, BusyError)
+_KEPT = 0.5  # of the time that is left, for an answer of this device that is not there yet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done first.
+
+    Attributes:
+        first: who is asked first.
+        reason, why: as in RouteDecision.
+        may_ask: the cloud may be asked at all.
+        has_consent: a person has consented.
+    """
+
+    first: Literal["local", "cloud"]
+    reason: str
+    why: str
+    may_ask: bool
+    has_consent: bool = False
+
+
+@dataclass
+class LocalAnswer:
+    """An answer of this device, as far as it came.
+
+    Attributes:
+        said: text and calls.
+        ends: of its choices.
+        usage: once it has ended.
+    """
+
+    said: list[Event] = field(default_factory=list)
+    ends: list[Finish] = field(default_factory=list)
+    certainties: list[TokenCertainty] = field(default_factory=list)
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.said if isinstance(event, TextDelta))
+
+    @property
+    def calls(self) -> tuple[CallPiece, ...]:
+        """Whole."""
+        pieces = [event.piece for event in self.said if isinstance(event, ToolCallDelta)]
+        heads = [piece for piece in pieces if piece.name is not None]
+        return tuple(replace(head, arguments="".join(piece.arguments for piece in pieces if piece.index == head.index)) for head in heads)
+
+    @classmethod
+    def thought_over(cls, thought: Thought, usage: Usage | None) -> LocalAnswer:
+        """The answer that most samples came to."""
+        said: list[Event] = [TextDelta(0, thought.text)] if thought.text else []
+        said += [ToolCallDelta(0, call) for call in thought.calls]
+        return cls(said, [Finish(0, "tool_calls" if thought.calls else "stop")], usage=usage)
+
+
+class Routing:
+    """Says the events of one answer.
+
+    Args:
+        say: takes each event.
+    """
+
+    def __init__(self, router: Router, request: ChatRequest, asker: Asker, plan: Plan, say: Callable[[Event], None]) -> None:
+        self._router = router
+        self._strategy = router.strategy
+        self._request = request
+        self._asker = asker
+        self._plan = plan
+        self._say = say
+        self._begin = monotonic()
+        self._told = RouteDecision("local", plan.reason, plan.why)
+        self._account = Account()
+        self._is_accepted = False
+        self._has_asked = False
+        self._on_screen: object = None  # the answer whose text is seen by the reader
+
+    async def run(self, events: Events | None) -> None:
+        """To the end.
+
+        Args:
+            events: of this device's answer, where it has begun.
+        """
+        plan = self._plan
+        if plan.first == "cloud" and await self._ask_cloud(plan.reason, plan.why):
+            return
+        with closing(events or await self._router.local.chat(watched(self._request), self._left())) as events:
+            answer, is_hopeless = LocalAnswer(), False
+            begin = monotonic()
+            if self._watches:
+                is_hopeless = await self._read_early(events, answer)
+            else:
+                self._show(answer, plan.reason, plan.why)
+            if is_hopeless and await self._ask_cloud("hopeless", "the first tokens show that this device's answer will hardly be right"):
+                return  # until then this device went on answering, in case the cloud fails
+            await self._read(events, answer)
+            self._told = replace(self._told, local_s=self._told.local_s + monotonic() - begin)
+        await self._weigh(answer)
+
+    @property
+    def _watches(self) -> bool:
+        """Whether anything may still change the local answer, so that it is not shown at once."""
+        strategy, may_ask = self._strategy, self._plan.may_ask and not self._has_asked
+        if self._request.n > 1:
+            return False
+        if strategy.trust is None:
+            return strategy.thinking == "on" or (may_ask and strategy.unknown == "cloud")
+        return may_ask or strategy.thinking != "off"
+
+    async def _read_early(self, events: Events, answer: LocalAnswer) -> bool:
+        """Read until the confidence window has passed; whether there is no hope for the answer, and the cloud may be asked instead."""
+        trust, reading = self._strategy.trust, self._asker.reading
+        if trust is None:
+            return False
+        while len(answer.certainties) < trust.n_early and answer.usage is None:
+            await self._take(events, answer)
+        if answer.usage is not None:
+            return False
+        early = trust.early(answer.certainties[: trust.n_early])
+        self._told = replace(self._told, confidence=early)
+        if early is not None and early < trust.hopeless and self._plan.may_ask:
+            return True
+        if reading == "restarts" or (reading == "stream" and early is not None and early >= trust.threshold):
+            self._show(answer, "confident so far", "the first tokens are confident enough")
+        return False
+
+    async def _read(self, events: Events, answer: LocalAnswer) -> None:
+        while answer.usage is None:
+            await self._take(events, answer)
+
+    async def _take(self, events: Events, answer: LocalAnswer) -> None:
+        """The next event of this device's answer."""
+        match event := await anext(events):
+            case Accepted():
+                self._accept(event.n_prompt)
+            case Usage():
+                answer.usage = event
+            case Finish():
+                answer.ends.append(event)
+            case TextDelta():
+                answer.certainties.extend(event.certainties or ())
+                if event.text or event.logprobs:
+                    self._add(answer, event)
+            case _:
+                self._add(answer, event)
+
+    def _add(self, answer: LocalAnswer, event: Event) -> None:
+        answer.said.append(event)
+        if self._on_screen is answer:
+            self._say(event)
+
+    async def _weigh(self, answer: LocalAnswer) -> None:
+        """What becomes of this device's whole answer."""
+        strategy, trust, plan = self._strategy, self._strategy.trust, self._plan
+        confidence = trust.of(answer.certainties) if trust is not None and self._request.n == 1 else None
+        self._told = replace(self._told, confidence=confidence)
+        if not self._watches and not self._has_asked:
+            return self._end(answer, plan.reason, plan.why)
+        if trust is not None and confidence is not None and confidence >= trust.threshold:
+            return self._end(answer, "confident", f"the answer is right with a probability of {confidence:.0%}")
+        if self._on_screen is answer and self._asker.reading == "stream":
+            return self._end(answer, "shown already", "the answer lost confidence after it was shown, and the reader cannot take it back")
+        thought = await self._think(answer, confidence)
+        if thought is not None:
+            self._told = replace(self._told, agreement=thought.agreement, n_samples=thought.n_samples)
+            if thought.answer is not None and thought.agreement >= strategy.agreement:
+                if thought.text != answer.text or thought.calls != answer.calls:
+                    answer = LocalAnswer.thought_over(thought, answer.usage)
+                return self._end(answer, "agreement", f"{thought.agreement:.0%} of {thought.n_samples + 1} answers of this device agree", thought)
+        if self._has_asked:
+            return self._end(answer, "cloud failed", self._told.fault or "the cloud could not be asked", thought)
+        if confidence is None and strategy.unknown == "local":
+            return self._end(answer, "unknown", "the model is not calibrated, so its confidence is not known", thought)
+        if not plan.may_ask:
+            return self._end(answer, plan.reason, plan.why, thought)
+        why = "its confidence is not known" if confidence is None else f"the answer here is right with a probability of only {confidence:.0%}"
+        if await self._ask_cloud("not confident", why, answer, thought):
+            return None
+        return self._end(answer, self._told.reason, self._told.why, thought)
+
+    async def _think(self, answer: LocalAnswer, confidence: float | None) -> Thought | None:
+        """More answers of this device, where the strategy wants them."""
+        strategy, trust = self._strategy, self._strategy.trust
+        is_grey = trust is not None and confidence is not None and confidence >= trust.hopeless
+        if strategy.thinking == "off" or (strategy.thinking == "auto" and not is_grey):
+            return None
+        left = self._left()
+        budget = strategy.budget if left.timeout_s is None else replace(strategy.budget, seconds=min(strategy.budget.seconds, _KEPT * left.timeout_s))
+        begin = monotonic()
+        try:
+            return await think(self._router.local, self._request, left, budget, answer.text, answer.calls)
+        except (BusyError, DeadlineError):
+            return None  # there is no room for thinking; the answer that is there stays
+        finally:
+            self._told = replace(self._told, local_s=self._told.local_s + monotonic() - begin)
+
+    async def _ask_cloud(self, reason: str, why: str, answer: LocalAnswer | None = None, thought: Thought | None = None) -> bool:
+        """Ask the cloud if it is allowed; whether its answer was said. Otherwise it is noted why not.
+
+        Args:
+            answer: of this device, where it is there already.
+        """
+        self._has_asked = True
+        try:
+            await self._ask(reason, why, answer, thought)
+        except _CLOUD_FAULTS as error:
+            self._told = replace(self._told, reason="cloud failed", why=str(error), fault=str(error))
+            if self._on_screen is self._account and self._asker.reading != "restarts":
+                raise  # what was shown of the cloud's answer cannot be taken back
+            return False
+        except _NotConsentedError:
+            return False
+        finally:
+            self._told = replace(self._told, cloud_s=self._account.seconds, cost=Decimal(self._account.millionths).scaleb(-6))
+        return True
+
+    async def _ask(self, reason: str, why: str, answer: LocalAnswer | None, thought: Thought | None) -> None:
+        router, cloud, asker = self._router, self._router.cloud, self._asker
+        assert cloud is not None, "a plan that may ask has a cloud"
+        levels = (asker.level,)
+        verdict = router.policy.judge(levels)
+        redaction = await asyncio.to_thread(router.redactor.redact, self._request) if verdict.redacts else None
+        sent = self._request if redaction is None else redaction.request
+        body = await asyncio.to_thread(cloud.body, sent)
+        entities = {} if redaction is None else dict(redaction.counts)
+        self._told = replace(self._told, redacted=entities)
+        has_consent = verdict.level is Level.ASK and (self._plan.has_consent or await self._has_consent(body, entities))
+        permit = router.policy.permit(levels, cloud.endpoint.address.url, body, redaction is not None, has_consent)
+        purpose = Purpose(uuid.uuid4().hex, reason, entities)
+        left = self._left().timeout_s
+        timeout_s = None if left is None else left * (_KEPT if answer is None else 1.0)
+        restorer = None if redaction is None else AnswerRestorer(redaction)
+        is_passed = asker.reading == "restarts" or (asker.reading == "stream" and not self._strategy.holds_cloud)
+        held: list[Event] = []
+        end = Finish(0, "stop")
+        begin, first = monotonic(), 0.0
+        async with aclosing(cloud.answer(permit, sent, body, purpose, self._account, timeout_s)) as events:
+            async for event in events:
+                first = first or monotonic()
+                for one in (event,) if restorer is None else restorer.push(event):
+                    if isinstance(one, Finish):
+                        end = one
+                    elif is_passed:
+                        self._show_cloud(reason, why)
+                        self._say(one)
+                    else:
+                        held.append(one)
+        self._show_cloud(reason, why)
+        for one in held:
+            self._say(one)
+        usage = self._account.usage
+        n_input, n_output = (usage.n_input, usage.n_output) if usage else (0, 0)
+        total = Decimal(self._account.millionths).scaleb(-6)
+        n_local = (answer.usage.n_generated if answer and answer.usage else 0) + (thought.n_tokens if thought else 0)
+        told = replace(self._told, cloud_input=n_input, cloud_output=n_output, cost=total, cloud_s=monotonic() - begin, local_tokens=n_local)
+        self._say(replace(told, is_restart=False))
+        self._say(end)
+        self._say(Usage(n_input, 0, n_output, (first or begin) - begin, monotonic() - (first or begin)))
+
+    async def _has_consent(self, body: bytes, entities: dict[str, int]) -> bool:
+        """Ask a person, or leave the question in the answer."""
+        from edgelm.runtime.router.router import digest_of
+
+        router, cloud = self._router, self._router.cloud
+        assert cloud is not None
+        about = digest_of(self._request)
+        question = router.policy.question(about, cloud.endpoint.address.origin, cloud.endpoint.model, len(body), entities)
+        if router.ask_person is not None and await router.ask_person(question):
+            return router.policy.consents(question.id, about)
+        told = replace(self._told, reason="not consented", why="the cloud is asked only with a person's consent")
+        self._told = replace(told, consent=question if router.ask_person is None else None)
+        raise _NotConsentedError
+
+    def _show_cloud(self, reason: str, why: str) -> None:
+        """The cloud's text follows."""
+        if self._on_screen is self._account:
+            return
+        self._accept(0)
+        self._told = replace(self._told, route="cloud", reason=reason, why=why)
+        self._say(replace(self._told, is_restart=self._on_screen is not None))
+        self._on_screen = self._account
+
+    def _show(self, answer: LocalAnswer, reason: str, why: str) -> None:
+        """This device's answer as far as it is there; what comes of it later follows."""
+        if self._on_screen is answer:
+            return
+        self._accept(0)
+        self._told = replace(self._told, route="local", reason=reason, why=why)
+        self._say(replace(self._told, is_restart=self._on_screen is not None))
+        for event in answer.said:
+            self._say(event)
+        self._on_screen = answer
+
+    def _end(self, answer: LocalAnswer, reason: str, why: str, thought: Thought | None = None) -> None:
+        """This device's answer is the one that counts."""
+        self._show(answer, reason, why)
+        usage = answer.usage
+        assert usage is not None, "an answer that is weighed has ended"
+        usage = replace(usage, n_generated=usage.n_generated + (thought.n_tokens if thought else 0))
+        told = self._account.usage
+        n_input, n_output = (told.n_input, told.n_output) if told else (0, 0)
+        self._say(
+            replace(self._told, reason=reason, why=why, local_tokens=usage.n_generated, cloud_input=n_input, cloud_output=n_output)
+        )
+        for end in answer.ends:
+            self._say(end)
+        self._say(usage)
+
+    def _accept(self, n_prompt: int) -> None:
+        if not self._is_accepted:
+            self._is_accepted = True
+            self._say(Accepted(n_prompt))
+
+    def _left(self) -> Asker:
+        """The asker, with the time that is left of theirs."""
+        timeout_s = self._asker.timeout_s
+        return self._asker if timeout_s is None else replace(self._asker, timeout_s=max(0.0, timeout_s - (monotonic() - self._begin)))
+
+
+class _NotConsentedError(Exception):
+    """Nobody has consented; it is noted in what is told."""
+
+
+def watched(request: ChatRequest) -> ChatRequest:
+    """The request with its tokens' certainties, of one answer only: those of several could not be told apart."""
+    return replace(request, params=replace(request.params, certainty=request.n == 1))
