@@ -201,14 +201,18 @@ class Routing:
             if thought.answer is not None and thought.agreement >= strategy.agreement:
                 if thought.text != answer.text or thought.calls != answer.calls:
                     answer = LocalAnswer.thought_over(thought, answer.usage)
-                return self._end(answer, "agreement", f"{thought.agreement:.0%} of {thought.n_samples + 1} answers of this device agree", thought)
+                return self._end(
+                    answer, "agreement", f"{thought.agreement:.0%} of {thought.n_samples + 1} answers of this device agree", thought
+                )
         if self._has_asked:
             return self._end(answer, "cloud failed", self._told.fault or "the cloud could not be asked", thought)
         if confidence is None and strategy.unknown == "local":
             return self._end(answer, "unknown", "the model is not calibrated, so its confidence is not known", thought)
         if not plan.may_ask:
             return self._end(answer, plan.reason, plan.why, thought)
-        why = "its confidence is not known" if confidence is None else f"the answer here is right with a probability of only {confidence:.0%}"
+        why = (
+            "its confidence is not known" if confidence is None else f"the answer here is right with a probability of only {confidence:.0%}"
+        )
         if await self._ask_cloud("not confident", why, answer, thought):
             return None
         return self._end(answer, self._told.reason, self._told.why, thought)
@@ -220,7 +224,11 @@ class Routing:
         if strategy.thinking == "off" or (strategy.thinking == "auto" and not is_grey):
             return None
         left = self._left()
-        budget = strategy.budget if left.timeout_s is None else replace(strategy.budget, seconds=min(strategy.budget.seconds, _KEPT * left.timeout_s))
+        budget = (
+            strategy.budget
+            if left.timeout_s is None
+            else replace(strategy.budget, seconds=min(strategy.budget.seconds, _KEPT * left.timeout_s))
+        )
         begin = monotonic()
         try:
             return await think(self._router.local, self._request, left, budget, answer.text, answer.calls)
@@ -287,7 +295,9 @@ class Routing:
         n_input, n_output = (usage.n_input, usage.n_output) if usage else (0, 0)
         total = Decimal(self._account.millionths).scaleb(-6)
         n_local = (answer.usage.n_generated if answer and answer.usage else 0) + (thought.n_tokens if thought else 0)
-        told = replace(self._told, cloud_input=n_input, cloud_output=n_output, cost=total, cloud_s=monotonic() - begin, local_tokens=n_local)
+        told = replace(
+            self._told, cloud_input=n_input, cloud_output=n_output, cost=total, cloud_s=monotonic() - begin, local_tokens=n_local
+        )
         self._say(replace(told, is_restart=False))
         self._say(end)
         self._say(Usage(n_input, 0, n_output, (first or begin) - begin, monotonic() - (first or begin)))
@@ -334,9 +344,7 @@ class Routing:
         usage = replace(usage, n_generated=usage.n_generated + (thought.n_tokens if thought else 0))
         told = self._account.usage
         n_input, n_output = (told.n_input, told.n_output) if told else (0, 0)
-        self._say(
-            replace(self._told, reason=reason, why=why, local_tokens=usage.n_generated, cloud_input=n_input, cloud_output=n_output)
-        )
+        self._say(replace(self._told, reason=reason, why=why, local_tokens=usage.n_generated, cloud_input=n_input, cloud_output=n_output))
         for end in answer.ends:
             self._say(end)
         self._say(usage)

@@ -245,4 +245,3 @@ def _n_of(counts: Mapping[str, int], words: frozenset[str]) -> int:
 
 def _found(pattern: re.Pattern[str], text: str) -> float:
     return float(pattern.search(text) is not None)
-

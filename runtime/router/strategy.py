@@ -40,11 +40,15 @@ class Rule:
 
     def __post_init__(self) -> None:
         if all(each is None for each in (self.matches, self.language, self.min_tokens, self.has_tools, self.has_code)):
-            raise InvalidRequestError(f"the rule {self.name!r} has no condition; give one of matches, language, min_tokens, has_tools, has_code")
+            raise InvalidRequestError(
+                f"the rule {self.name!r} has no condition; give one of matches, language, min_tokens, has_tools, has_code"
+            )
         try:
             re.compile(self.matches or "")
         except re.error as error:
-            raise InvalidRequestError(f"the rule {self.name!r} has matches = {self.matches!r}, which is no regular expression: {error}") from None
+            raise InvalidRequestError(
+                f"the rule {self.name!r} has matches = {self.matches!r}, which is no regular expression: {error}"
+            ) from None
 
     def fits(self, signals: Signals, text: str) -> bool:
         """Whether it is about this conversation, whose text is given."""
