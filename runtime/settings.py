@@ -66,6 +66,11 @@ def _home(value: str) -> Path:
     return Path(user_cache_dir("edgelm", appauthor=False))
 
 
+def variable(name: str) -> str | None:
+    """The value of a variable that a configuration file names, such as the one of an endpoint's key."""
+    return os.environ.get(name)
+
+
 def is_offline(environment: Mapping[str, str] | None = None) -> bool:
     """Whether EDGELM_OFFLINE forbids to reach any other machine. What is neither empty nor a plain no counts as yes."""
     env = os.environ if environment is None else environment

@@ -1,0 +1,205 @@
+"""The router's configuration file, a TOML document. Every key means something, or is refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from edgelm.errors import InvalidRequestError
+from edgelm.runtime.privacy import Level
+
+
+class Table(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+def _level(value: object) -> object:
+    return Level.named(value) if isinstance(value, str) else value
+
+
+LevelName = Annotated[Level, BeforeValidator(_level)]
+Money = Annotated[Decimal, BeforeValidator(lambda value: str(value) if isinstance(value, float) else value), Field(ge=0, decimal_places=12)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Cloud(Table):
+    """`[cloud]`: the endpoint.
+
+    Attributes:
+        url: up to and with /v1.
+        key_env, keyring: the environment variable that has the API key, or the service's name in the system's keyring (user "edgelm").
+        max_tokens: of an answer.
+        timeout, silence: seconds for a whole answer, and for which the endpoint may send nothing.
+        left_out: fields that it refuses, or other names for them ("max_tokens=max_completion_tokens").
+        price_input, price_output: for a million tokens.
+    """
+
+    url: str
+    model: str
+    key_env: str | None = None
+    keyring: str | None = None
+    proxy: str | None = Field(None, repr=False)
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
+    timeout: Seconds = 60.0
+    silence: Seconds = 30.0
+    left_out: tuple[str, ...] = ()
+    price_input: Money = Decimal(0)
+    price_output: Money = Decimal(0)
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+
+
+class Budget(Table):
+    """`[budget]`: see BudgetLimits."""
+
+    requests_per_day: Count | None = None
+    tokens_per_day: Count | None = None
+    money_per_day: Money | None = None
+    requests_per_month: Count | None = None
+    tokens_per_month: Count | None = None
+    money_per_month: Money | None = None
+    file: Path | None = None
+
+
+class Redact(Table):
+    """`[redact]`: beyond the patterns that are built in.
+
+    Attributes:
+        names: that are replaced wherever they stand; names_file has one a line.
+        presidio: use Microsoft Presidio's patterns, too.
+        spacy: a spaCy model, by its package or folder, that finds names.
+    """
+
+    names: tuple[str, ...] = ()
+    names_file: Path | None = None
+    presidio: bool = False
+    spacy: str | None = None
+    languages: tuple[str, ...] = ("en",)
+
+
+class Before(Table):
+    """`[before]`: what is decided before anything is computed.
+
+    Attributes:
+        ask_first_above: expected gain from which the cloud is asked at once.
+        difficulty: a file of `edgelm route train`; the one that comes with edgelm where none is given.
+    """
+
+    ask_first_above: Annotated[float, Field(ge=-1, le=1)] | None = None
+    difficulty: Path | None = None
+
+
+class After(Table):
+    """`[after]`: what is decided by the answer of this device.
+
+    Attributes:
+        calibration: a file of `edgelm route calibrate`; the one that it keeps for the model where none is given.
+        threshold: in place of the calibration's.
+        unknown: who answers where the confidence is not known.
+    """
+
+    calibration: Path | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    unknown: Literal["local", "cloud"] = "local"
+
+
+class Thinking(Table):
+    """`[thinking]`: see ThinkingBudget and Strategy."""
+
+    mode: Literal["off", "on", "auto"] = "auto"
+    samples: Annotated[int, Field(ge=1)] = 8
+    wave: Annotated[int, Field(ge=1)] = 4
+    tokens: Annotated[int, Field(ge=1)] = 4096
+    seconds: Seconds = 30.0
+    agreement: Annotated[float, Field(ge=0, le=1)] = 0.6
+
+
+class Stream(Table):
+    """`[stream]`: holds_cloud as in Strategy."""
+
+    holds_cloud: bool = True
+
+
+class Log(Table):
+    """`[log]`: of what leaves.
+
+    Attributes:
+        bodies: keep what was sent, too.
+    """
+
+    file: Path | None = None
+    bodies: bool = False
+
+
+class Rule(Table):
+    """`[[rules]]`: see strategy.Rule."""
+
+    answer: Literal["local", "cloud"]
+    name: str
+    matches: str | None = None
+    language: str | None = None
+    min_tokens: Count | None = None
+    has_tools: bool | None = None
+    has_code: bool | None = None
+
+
+class Key(Table):
+    """`[[keys]]`: a key that opens the server, and how much its requests may let out.
+
+    Attributes:
+        key_env: the environment variable that has the key.
+    """
+
+    name: str
+    key_env: str
+    level: LevelName
+
+
+class RouteConfig(Table):
+    """The whole file.
+
+    Attributes:
+        level: how much may leave: nothing, unless it is said otherwise.
+    """
+
+    level: LevelName = Level.NEVER
+    cloud: Cloud | None = None
+    budget: Budget = Budget()
+    redact: Redact = Redact()
+    before: Before = Before()
+    after: After = After()
+    thinking: Thinking = Thinking()
+    stream: Stream = Stream()
+    log: Log = Log()
+    rules: tuple[Rule, ...] = ()
+    keys: tuple[Key, ...] = ()
+
+
+def read_config(path: Path) -> RouteConfig:
+    """Read a file.
+
+    Raises:
+        InvalidRequestError: it cannot be read, is no TOML, or holds what makes no sense; every such place is named.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequestError(f"the router's configuration {path} cannot be read ({error.strerror}); name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{path} is no TOML document: {error}") from None
+    try:
+        config = RouteConfig.model_validate(document)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
+        raise InvalidRequestError(f"{path}: {faults}") from None
+    if config.level is not Level.NEVER and config.cloud is None:
+        raise InvalidRequestError(f"{path}: the level is {config.level.name.lower()}, but there is no [cloud] to ask; add it, or set level to never")
+    if config.cloud is not None and config.cloud.key_env and config.cloud.keyring:
+        raise InvalidRequestError(f"{path}: cloud has both key_env and keyring; keep one of them")
+    return config
