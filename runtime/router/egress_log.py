@@ -1,7 +1,7 @@
 """A log of everything that left the device: JSON lines, only ever appended to, each chained to the one before by SHA-256.
 
 Each line is one object in canonical JSON: ASCII, sorted keys, no spaces, no floats. It holds `seq` (1 for the first), `time` (UTC), `prev`
-(the SHA-256 of the line before, without its end; 64 zeros for the first), `kind`, the fields of that kind, and `hash` (SHA-256 of the rest).
+(SHA-256 of the line before, without its end; 64 zeros for the first), `kind`, the fields of that kind, and `hash` (SHA-256 of the rest).
 
 A record is on the disk before `append` returns, so what is sent only then is always in the log. A line without an end was being written
 when its process died, and nobody acted upon it: the next record takes its place, and notes its size and SHA-256 as `torn`.
@@ -251,7 +251,7 @@ class EgressLog:
         size = os.fstat(file).st_size
         if head is None:
             if size:
-                raise RecordError(f"{_head_path(self._path)} is missing; {_ADVICE}")
+                raise RecordError(f"{head_path(self._path)} is missing; {_ADVICE}")
             _write_head(self._path, Head())
             _sync_folder(self._path.parent)
             return Head(), 0, b""
@@ -268,13 +268,10 @@ class EgressLog:
         now = self._clock().astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
         fields |= {"seq": last.seq + 1, "time": f"{now}Z", "prev": last.sha256}
         try:
-            line = _canonical(fields | {"hash": _sha256(_canonical(fields))})
-            record = _decode(line)
+            return _decode(_canonical(fields | {"hash": _sha256(_canonical(fields))}))
         except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"the fields of {fields['kind']!r} are not plain JSON without floats: {error}") from error
-        if len(line) >= MOST_LINE_BYTES:
-            raise InvalidRequestError(f"a record of {len(line):,} bytes is too large for the log; send less, or keep no bodies")
-        return record
+            advice = "give plain JSON without floats, or less of it"
+            raise InvalidRequestError(f"the fields of {fields['kind']!r} make no record: {error}; {advice}") from error
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -314,11 +311,10 @@ def verify(path: Path, head: Head | None = None) -> Verification:
                 sound = before if problem.line == last.seq else last
                 return Verification(sound.seq, sound, problem)
             before, last = last, here
+        problem = kept if isinstance(kept, Problem) else None
         if longest > last.seq:
-            return Verification(
-                last.seq, last, Problem(last.seq + 1, "cut", f"the log has had {longest} records; from here on they are gone")
-            )
-        return Verification(last.seq, last, kept if isinstance(kept, Problem) else None)
+            problem = Problem(last.seq + 1, "cut", f"the log has had {longest} records; from here on they are gone")
+        return Verification(last.seq, last, problem)
 
 
 def _problem(line: bytes, following: bytes, last: Head, longest: int) -> Problem | None:
@@ -452,7 +448,7 @@ def _snapshot(path: Path) -> Iterator[tuple[BinaryIO, int, Head | Problem]]:
         try:
             size = os.fstat(file.fileno()).st_size
             try:
-                kept: Head | Problem = _read_head(path) or Problem(None, "head", f"{_head_path(path)} is missing")
+                kept: Head | Problem = _read_head(path) or Problem(None, "head", f"{head_path(path)} is missing")
             except RecordError as error:
                 kept = Problem(None, "head", str(error))
         finally:
@@ -460,7 +456,8 @@ def _snapshot(path: Path) -> Iterator[tuple[BinaryIO, int, Head | Problem]]:
         yield file, size, kept
 
 
-def _head_path(path: Path) -> Path:
+def head_path(path: Path) -> Path:
+    """The file beside a log that holds its head."""
     return path.with_name(f"{path.name}.head")
 
 
@@ -470,18 +467,18 @@ def _read_head(path: Path) -> Head | None:
         RecordError: there is one, but it says nothing.
     """
     try:
-        text = _head_path(path).read_text(encoding="ascii")
+        text = head_path(path).read_text(encoding="ascii")
         if not text.endswith("\n"):
             raise InvalidRequestError("it has no end")
         return Head.parse(text[:-1])
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise RecordError(f"{_head_path(path)} is broken ({error}); {_ADVICE}") from error
+        raise RecordError(f"{head_path(path)} is broken ({error}); {_ADVICE}") from error
 
 
 def _write_head(path: Path, head: Head) -> None:
-    target = _head_path(path)
+    target = head_path(path)
     new = target.with_name(f"{target.name}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write(f"{head}\n")

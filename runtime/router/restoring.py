@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from edgelm.runtime.chat_model import Event, Finish, TextDelta, ToolCallDelta
-from edgelm.runtime.router.redact import Redaction, Restorer
+from edgelm.runtime.router.placeholders import Restorer
+from edgelm.runtime.router.redact import Redaction
 from edgelm.runtime.tool_calls import CallPiece
 
 
@@ -15,7 +16,7 @@ class AnswerRestorer:
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
-        self._text = redaction.restorer()
+        self._text = redaction.restorer(in_json=redaction.request.params.form is not None)
         self._calls: dict[int, Restorer] = {}
 
     def push(self, event: Event) -> Iterator[Event]:

@@ -13,6 +13,7 @@ from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Even
 from edgelm.runtime.privacy import ConsentRequest, Level
 from edgelm.runtime.router.cloud import CloudEndpoint
 from edgelm.runtime.router.cloud_request import not_for_cloud
+from edgelm.runtime.router.entities import CoreRecognizer
 from edgelm.runtime.router.policy import Policy
 from edgelm.runtime.router.redact import Redactor
 from edgelm.runtime.router.routing import Plan, Routing, watched
@@ -47,7 +48,7 @@ class Router:
         self.cloud = None if policy.level is Level.NEVER else cloud
         self.policy = policy
         self.strategy = strategy or Strategy()
-        self.redactor = redactor or Redactor()
+        self.redactor = redactor or Redactor((CoreRecognizer(),))
         self.ask_person = ask_person
 
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
@@ -60,7 +61,11 @@ class Router:
         said: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
         routing = Routing(self, request, asker, plan, said.put_nowait)
         task = asyncio.create_task(_run(routing, events, said))
-        return Events(_taken(said), task.cancel)
+
+        def release() -> None:
+            task.cancel()
+
+        return Events(_taken(said), release)
 
     async def _begin_here(self, request: ChatRequest, asker: Asker, plan: Plan) -> tuple[Events | None, Plan]:
         try:

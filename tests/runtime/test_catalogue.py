@@ -80,11 +80,15 @@ def test_no_path_at_all() -> None:
 def test_settings_from_the_environment(tmp_path: Path) -> None:
     settings = read_settings({"EDGELM_HOME": str(tmp_path), "HF_ENDPOINT": "https://mirror.example/", "HF_TOKEN": "secret"})
     assert settings.models == tmp_path / "models"
+    assert settings.egress_log == tmp_path / "state" / "egress.jsonl"
+    assert settings.budget.parent == settings.state
     assert settings.hub_endpoint == "https://mirror.example"
     assert settings.hub_token == "secret"
     assert "secret" not in repr(settings)
     assert read_settings({}).hub_endpoint == "https://huggingface.co"
     assert read_settings({}).home.is_absolute()
+    assert read_settings({}).state.is_absolute()
+    assert not read_settings({}).state.is_relative_to(read_settings({}).home)  # emptying a cache must not lose it
     with pytest.raises(InvalidRequestError, match="HF_ENDPOINT"):
         read_settings({"HF_ENDPOINT": "mirror"})
     with pytest.raises(InvalidRequestError, match="EDGELM_HOME"):
