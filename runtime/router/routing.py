@@ -16,7 +16,6 @@ from edgelm.errors import (
     BusyError,
     CloudError,
     DeadlineError,
-    EdgeLMError,
     EgressRefusedError,
     RecordError,
     RedactionError,
@@ -24,6 +23,7 @@ from edgelm.errors import (
 from edgelm.runtime.certainty import TokenCertainty
 from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.cloud_answer import CloudUsage
 from edgelm.runtime.router.ledger import Account, Purpose
 from edgelm.runtime.router.redact import Redaction
 from edgelm.runtime.router.restoring import AnswerRestorer
@@ -121,7 +121,6 @@ class Routing:
             return
         with closing(events or await self._router.local.chat(watched(self._request), self._left())) as events:
             answer, is_hopeless = LocalAnswer(), False
-            begin = monotonic()
             if self._watches:
                 is_hopeless = await self._read_early(events, answer)
             else:
@@ -129,7 +128,6 @@ class Routing:
             if is_hopeless and await self._ask_cloud("hopeless", "the first tokens show that this device's answer will hardly be right"):
                 return  # until then this device went on answering, in case the cloud fails
             await self._read(events, answer)
-            self._told = replace(self._told, local_s=self._told.local_s + monotonic() - begin)
         await self._weigh(answer)
 
     @property
@@ -229,13 +227,10 @@ class Routing:
             if left.timeout_s is None
             else replace(strategy.budget, seconds=min(strategy.budget.seconds, _KEPT * left.timeout_s))
         )
-        begin = monotonic()
         try:
             return await think(self._router.local, self._request, left, budget, answer.text, answer.calls)
         except (BusyError, DeadlineError):
             return None  # there is no room for thinking; the answer that is there stays
-        finally:
-            self._told = replace(self._told, local_s=self._told.local_s + monotonic() - begin)
 
     async def _ask_cloud(self, reason: str, why: str, answer: LocalAnswer | None = None, thought: Thought | None = None) -> bool:
         """Ask the cloud if it is allowed; whether its answer was said. Otherwise it is noted why not.
@@ -253,8 +248,6 @@ class Routing:
             return False
         except _NotConsentedError:
             return False
-        finally:
-            self._told = replace(self._told, cloud_s=self._account.seconds, cost=Decimal(self._account.millionths).scaleb(-6))
         return True
 
     async def _ask(self, reason: str, why: str, answer: LocalAnswer | None, thought: Thought | None) -> None:
@@ -291,16 +284,10 @@ class Routing:
         self._show_cloud(reason, why)
         for one in held:
             self._say(one)
-        usage = self._account.usage
-        n_input, n_output = (usage.n_input, usage.n_output) if usage else (0, 0)
-        total = Decimal(self._account.millionths).scaleb(-6)
-        n_local = (answer.usage.n_generated if answer and answer.usage else 0) + (thought.n_tokens if thought else 0)
-        told = replace(
-            self._told, cloud_input=n_input, cloud_output=n_output, cost=total, cloud_s=monotonic() - begin, local_tokens=n_local
-        )
-        self._say(replace(told, is_restart=False))
+        usage = self._account.usage or CloudUsage(0, 0)
+        self._say(self._all_told(answer, thought))
         self._say(end)
-        self._say(Usage(n_input, 0, n_output, (first or begin) - begin, monotonic() - (first or begin)))
+        self._say(Usage(usage.n_input, 0, usage.n_output, (first or begin) - begin, monotonic() - (first or begin)))
 
     async def _has_consent(self, body: bytes, entities: dict[str, int]) -> bool:
         """Ask a person, or leave the question in the answer."""
@@ -341,13 +328,28 @@ class Routing:
         self._show(answer, reason, why)
         usage = answer.usage
         assert usage is not None, "an answer that is weighed has ended"
-        usage = replace(usage, n_generated=usage.n_generated + (thought.n_tokens if thought else 0))
-        told = self._account.usage
-        n_input, n_output = (told.n_input, told.n_output) if told else (0, 0)
-        self._say(replace(self._told, reason=reason, why=why, local_tokens=usage.n_generated, cloud_input=n_input, cloud_output=n_output))
+        self._told = replace(self._told, reason=reason, why=why)
+        told = self._all_told(answer, thought)
+        self._say(told)
         for end in answer.ends:
             self._say(end)
-        self._say(usage)
+        self._say(replace(usage, n_generated=told.local_tokens))
+
+    def _all_told(self, answer: LocalAnswer | None, thought: Thought | None) -> RouteDecision:
+        """What was decided, with all that it took."""
+        account = self._account
+        usage = account.usage or CloudUsage(0, 0)
+        own = answer.usage.n_generated if answer is not None and answer.usage is not None else 0
+        return replace(
+            self._told,
+            is_restart=False,
+            local_tokens=own + (thought.n_tokens if thought is not None else 0),
+            cloud_input=usage.n_input,
+            cloud_output=usage.n_output,
+            cost=Decimal(account.millionths).scaleb(-6),
+            cloud_s=account.seconds,
+            local_s=max(0.0, monotonic() - self._begin - account.seconds),
+        )
 
     def _accept(self, n_prompt: int) -> None:
         if not self._is_accepted:
