@@ -199,7 +199,9 @@ def read_config(path: Path) -> RouteConfig:
         faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
         raise InvalidRequestError(f"{path}: {faults}") from None
     if config.level is not Level.NEVER and config.cloud is None:
-        raise InvalidRequestError(f"{path}: the level is {config.level.name.lower()}, but there is no [cloud] to ask; add it, or set level to never")
+        raise InvalidRequestError(
+            f"{path}: the level is {config.level.name.lower()}, but there is no [cloud] to ask; add it, or set level to never"
+        )
     if config.cloud is not None and config.cloud.key_env and config.cloud.keyring:
         raise InvalidRequestError(f"{path}: cloud has both key_env and keyring; keep one of them")
     return config
