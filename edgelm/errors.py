@@ -14,6 +14,7 @@
     ├── RecordError                 a benchmark's record is missing, malformed, or of a version that is not read
     ├── MeasurementError            a benchmark could not be measured: an engine ended half way, a server does not answer
     ├── MissingPackageError         an optional package that the command needs is not installed
+    ├── RedactionError              a request could not be cleared of personal data, so it must not leave the device
     ├── BusyError                   too many requests wait already
     ├── DeadlineError               a request took longer than its timeout allows
     └── ClosedError                 the model was closed before the call
@@ -89,6 +90,10 @@ class MeasurementError(EdgeLMError):
 
 class MissingPackageError(EdgeLMError):
     """An optional package that the command needs is not installed."""
+
+
+class RedactionError(EdgeLMError):
+    """A request could not be cleared of personal data and secrets, so it must not leave the device. The message shows none of them."""
 
 
 class BusyError(EdgeLMError):
