@@ -17,6 +17,7 @@
     ├── MissingPackageError         an optional package that the command needs is not installed
     ├── EgressRefusedError          something would have left this device without permission
     ├── CloudError                  a cloud endpoint could not be reached, refused, or broke off
+    ├── RedactionError              a request could not be cleared of personal data, so it must not leave the device
     ├── BusyError                   too many requests wait already
     ├── DeadlineError               a request took longer than its timeout allows
     └── ClosedError                 the model was closed before the call
@@ -130,6 +131,10 @@ class CloudError(EdgeLMError):
         self.retry_after_s = retry_after_s
         self.status = status
         super().__init__(message)
+
+
+class RedactionError(EdgeLMError):
+    """A request could not be cleared of personal data and secrets, so it must not leave the device. The message shows none of them."""
 
 
 class BusyError(EdgeLMError):
