@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from byte_model import byte_metadata, says
 from cloud_server import CloudServer
@@ -23,12 +23,14 @@ from edgelm.runtime.router.egress import Address, Limits
 from edgelm.runtime.router.egress_log import EgressLog, Record, read
 from edgelm.runtime.router.ledger import Ledger
 from edgelm.runtime.router.policy import Policy
+from edgelm.runtime.router.redact import Redactor
 from edgelm.runtime.router.retry import Backoff
 from edgelm.runtime.router.router import AskPerson, Router
 from edgelm.runtime.router.strategy import Strategy
 from edgelm.runtime.sampling import SamplingParams
 
 LOCAL = "from this device"
+Reading = Literal["whole", "stream", "restarts"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Routed:
     ask_person: AskPerson | None = None
     local: ChatModel | None = None
     most_tokens: int = 64
+    redactor: Redactor | None = None
 
     def __post_init__(self) -> None:
         self.policy = Policy(self.level)
@@ -132,7 +135,7 @@ class Routed:
         )
         self.cloud = CloudEndpoint(endpoint, self.policy, Ledger(self.budget, self.log))
         self.model = self.local or local_model()
-        self.router = Router(self.model, self.cloud, self.policy, self.strategy, ask_person=self.ask_person)
+        self.router = Router(self.model, self.cloud, self.policy, self.strategy, self.redactor, self.ask_person)
 
     @property
     def records(self) -> list[Record]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def test_the_same_events_whereever_the_stream_is_cut(cut: int) -> None:
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_the_same_events_in_any_pieces(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
-    assert read([STREAM[a:b] for a, b in zip(places, places[1:], strict=False)]) == EVENTS
+    assert read([STREAM[a:b] for a, b in pairwise(places)]) == EVENTS
 
 
 def test_an_event_without_its_blank_line_is_not_whole() -> None:
