@@ -43,7 +43,7 @@ def fit(examples: Examples, about: Mapping[str, str] | None = None) -> Difficult
     """
     if not len(examples):
         raise InvalidRequestError("nothing can be learned from no pairs; give some")
-    formats = {}
+    formats: dict[str, ChanceModel] = {}
     for name in sorted({signals.format for signals in examples.signals}):
         part = examples.part([n for n, signals in enumerate(examples.signals) if signals.format == name])
         if len(part) >= _MIN_EXAMPLES and len(set(part.tasks)) >= _MIN_TASKS:
