@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgelm.runtime.router.language import UNKNOWN, language_of
 
-MAX_CHARACTERS = 16_000
+MAX_CHARACTERS = 8_000
 """Of one message that are looked at: half of them from its beginning, half from its end."""
 
 _CHARACTERS_PER_TOKEN = 4  # of English prose, roughly
