@@ -1,11 +1,13 @@
-"""`edgelm route`: what the router does, and what it has let out."""
+"""`edgelm route`: when a cloud is asked, and what it was sent."""
 
 from __future__ import annotations
 
 import typer
 
+from edgelm.runtime.commands.route_eval import evaluate
 from edgelm.runtime.commands.route_log import log, verify
+from edgelm.runtime.commands.route_train import train
 
-route = typer.Typer(name="route", help="See what has left this device.", no_args_is_help=True)
-for command in (log, verify):
-    route.command()(command)
+route = typer.Typer(name="route", help="Decide when a cloud is asked, and see what has left this device.", no_args_is_help=True)
+for name, command in (("train", train), ("eval", evaluate), ("log", log), ("verify", verify)):
+    route.command(name)(command)

@@ -163,13 +163,15 @@ def _from_document(document: Mapping[str, Any]) -> ChanceModel:
     low, high = (_numbers(document[end], len(names)) for end in ("low", "high"))
     if (low > high).any():
         raise InvalidRequestError("a range of a feature ends before it begins; train it again")
-    both = [
-        Logistic(*(_numbers(document[of][array], len(names)) for array in _ARRAYS), bias=float(_numbers([document[of]["bias"]], 1)[0]))
-        for of in ("local", "cloud")
-    ]
-    if any((logistic.scale <= 0).any() for logistic in both):
+    local, cloud = (_logistic(document[of], len(names)) for of in ("local", "cloud"))
+    return ChanceModel(names, low, high, local, cloud)
+
+
+def _logistic(document: Mapping[str, Any], n: int) -> Logistic:
+    mean, scale, weights = (_numbers(document[array], n) for array in _ARRAYS)
+    if (scale <= 0).any():
         raise InvalidRequestError("a scale is not above 0; train it again")
-    return ChanceModel(names, low, high, *both)
+    return Logistic(mean, scale, weights, float(_numbers([document["bias"]], 1)[0]))
 
 
 def _numbers(values: Any, n: int) -> Array:

@@ -1,4 +1,4 @@
-"""In which language a text is: by its script, and for Latin letters by function words of two letters and more. Says "und" rather than guess."""
+"""In which language a text is: by its script, and for Latin letters by short words. Says "und" rather than guess."""
 
 from __future__ import annotations
 

@@ -95,6 +95,17 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def without(pairs: Sequence[Pair], tasks: Sequence[str]) -> list[Pair]:
+    """The pairs that are of none of these tasks.
+
+    Raises:
+        InvalidRequestError: there is no pair of one of them.
+    """
+    if unknown := sorted(set(tasks) - {pair.task for pair in pairs}):
+        raise InvalidRequestError(f"no pair is of the task {unknown[0]!r:.80}; give a task as the file names it")
+    return [pair for pair in pairs if pair.task not in tasks]
+
+
 def digest(pairs: Sequence[Pair]) -> str:
     """A name for exactly these pairs in this order, 16 hexadecimal digits of a SHA-256."""
     content = json.dumps([[pair.task, [dict(message) for message in pair.messages], pair.weak, pair.strong] for pair in pairs])
@@ -115,7 +126,7 @@ def _pair(line: str) -> Pair:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(row, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - of what a file holds, not of an argument
     if unknown := sorted(row.keys() - _KEYS):
         raise ValueError(f"it has the unknown key {unknown[0]!r:.80}; known are {', '.join(sorted(_KEYS))}")
     if ("prompt" in row) == ("messages" in row):

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgelm.runtime.router.language import UNKNOWN, language_of
 
-MAX_CHARACTERS = 16_000
+MAX_CHARACTERS = 8_000
 """Of one message that are looked at: half of them from its beginning, half from its end."""
 
 _CHARACTERS_PER_TOKEN = 4  # of English prose, roughly
@@ -105,7 +105,8 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
 _MATHS = re.compile(r"[=+*/^<>$√∫∑∏∂≤≥≠≈×÷∈∉∀∃∪∩⊂→⇒π]|\\[a-z]")
 _CODE = re.compile(
-    r"```|\w\(\w*\)\s?[;:{]|[;{}][ \t]*$|^[ \t]*(?:def|class|import|from|function|const|let|var|public|for|while|#include|SELECT)[ \t].*[({;:=]",
+    r"```|\w\(\w*\)\s?[;:{]|[;{}][ \t]*$"
+    r"|^[ \t]*(?:def|class|import|from|function|const|let|var|public|for|while|#include|SELECT)[ \t].*[({;:=]",
     re.MULTILINE,
 )
 _PARTS = re.compile(r"\b[A-Za-z]{4,12} [12]\b[ ]?[|:.]|\bI{1,3}[.)]\s|\((?:i{1,3}|[123])\)")
@@ -122,11 +123,33 @@ _NUMERIC_OPTION = re.compile(r"[-+$(]{0,3}[\d.,/%^()\sa-z]{1,14}")
 _DIGIT = re.compile(r"\d")
 
 _STEP_WORDS = frozenset(
-    "each every per twice half times more less fewer than then after before total left remaining percent average first next finally".split()
+    [
+        "each",
+        "every",
+        "per",
+        "twice",
+        "half",
+        "times",
+        "more",
+        "less",
+        "fewer",
+        "than",
+        "then",
+        "after",
+        "before",
+        "total",
+        "left",
+        "remaining",
+        "percent",
+        "average",
+        "first",
+        "next",
+        "finally",
+    ]
 )
-_CONDITION_WORDS = frozenset("if suppose assume assuming let given when unless would whether".split())
-_NEGATION_WORDS = frozenset("not except never false incorrect least neither nor cannot".split())
-_PEOPLE_WORDS = frozenset("he she his her him hers i my me mine they their them we our us".split())
+_CONDITION_WORDS = frozenset(["if", "suppose", "assume", "assuming", "let", "given", "when", "unless", "would", "whether"])
+_NEGATION_WORDS = frozenset(["not", "except", "never", "false", "incorrect", "least", "neither", "nor", "cannot"])
+_PEOPLE_WORDS = frozenset(["he", "she", "his", "her", "him", "hers", "i", "my", "me", "mine", "they", "their", "them", "we", "our", "us"])
 
 
 def signals_of(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None, n_prompt_tokens: int | None = None) -> Signals:

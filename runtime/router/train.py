@@ -17,7 +17,7 @@ from edgelm.runtime.router.signals import FEATURES
 N_FOLDS = 10
 _PENALTY = 100.0
 _MIN_TASKS = 5  # of a format: what is learned on fewer may be of those tasks, and could not be judged on others
-_MIN_EXAMPLES = 200
+_MIN_EXAMPLES = 1000  # of a format: some ten wrong answers of a strong model for each feature
 _RARE = 0.005  # share of the examples at each end that may lie beyond the range in which features count; rarer marks count nothing
 _LENGTH_ONLY = ("words",)
 
@@ -43,7 +43,7 @@ def fit(examples: Examples, about: Mapping[str, str] | None = None) -> Difficult
     """
     if not len(examples):
         raise InvalidRequestError("nothing can be learned from no pairs; give some")
-    formats = {}
+    formats: dict[str, ChanceModel] = {}
     for name in sorted({signals.format for signals in examples.signals}):
         part = examples.part([n for n, signals in enumerate(examples.signals) if signals.format == name])
         if len(part) >= _MIN_EXAMPLES and len(set(part.tasks)) >= _MIN_TASKS:

@@ -33,6 +33,14 @@ def test_at_the_optimum_the_gradient_is_zero_though_the_classes_can_be_parted() 
     assert np.abs(gradient).max() < 1e-5
 
 
+def test_shares_are_as_good_as_the_rows_they_stand_for() -> None:
+    inputs = np.array([[0.0], [1.0], [2.0]])
+    shares = np.array([0.25, 0.5, 1.0])
+    rows = np.repeat(inputs, 4, axis=0)
+    labels = np.array([k < 4 * share for share in shares for k in range(4)])
+    assert Logistic.fit(inputs, shares, 0.25).probability(inputs) == pytest.approx(Logistic.fit(rows, labels, 1.0).probability(inputs))
+
+
 def test_an_input_that_never_changes_has_no_weight() -> None:
     inputs = np.column_stack([np.full(20, 1e6), np.arange(20.0)])
     found = Logistic.fit(inputs, np.arange(20) % 3 == 0)
