@@ -179,6 +179,9 @@ class Events:
     async def __anext__(self) -> Event:
         return await anext(self._events)
 
+    async def decided(self) -> None:
+        """Wait until it is known who answers, where there is a choice. No event is lost."""
+
     def close(self) -> None:
         """End. Closing twice is allowed."""
         release, self._release = self._release, None

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Literal
 
 from edgelm.errors import BusyError, ClosedError, InsufficientMemoryError, UnknownModelError
+from edgelm.runtime.chat_model import ChatModel
 from edgelm.runtime.local_model import LocalModel
 
 State = Literal["unloaded", "loading", "loaded"]
@@ -21,10 +22,12 @@ class ModelSource:
     Attributes:
         load: gives it, ready; takes seconds, and is called in a thread.
         n_bytes: of its file, which is about what it takes in memory.
+        front: what answers conversations by it, such as a router; is called in the same thread.
     """
 
     load: Callable[[], LocalModel]
     n_bytes: int
+    front: Callable[[LocalModel], ChatModel] = lambda model: model
 
 
 @dataclass(eq=False)
@@ -37,6 +40,7 @@ class _Entry:
 
     source: ModelSource
     model: LocalModel | None = None
+    front: ChatModel | None = None
     loading: asyncio.Task[LocalModel] | None = None
     n_users: int = 0
     idle_since: float = 0.0
@@ -47,11 +51,17 @@ class _Entry:
 
 
 class Use:
-    """A model that is in use, and is not unloaded until it is released."""
+    """A model that is in use, and is not unloaded until it is released.
+
+    Attributes:
+        model: on this device.
+        front: what answers conversations: the model itself, or a router before it.
+    """
 
     def __init__(self, name: str, model: LocalModel, entry: _Entry) -> None:
         self.name = name
         self.model = model
+        self.front: ChatModel = entry.front or model
         self._entry: _Entry | None = entry
 
     def release(self) -> None:
@@ -158,9 +168,10 @@ class ModelPool:
         try:
             async with self._changing:
                 await self._make_room(entry.source.n_bytes)
-                entry.model = await asyncio.to_thread(entry.source.load)
+                model, entry.front = await asyncio.to_thread(_load, entry.source)
+                entry.model = model
                 entry.idle_since = monotonic()
-                return entry.model
+                return model
         finally:
             entry.loading = None  # after an error, the next one who asks tries again
 
@@ -179,6 +190,15 @@ class ModelPool:
         return sum(entry.source.n_bytes for entry in self._entries.values() if entry.model)
 
     async def _close(self, entry: _Entry) -> None:
-        model, entry.model = entry.model, None
+        model, entry.model, entry.front = entry.model, None, None
         if model is not None:
             await asyncio.to_thread(model.close, self._grace_s)
+
+
+def _load(source: ModelSource) -> tuple[LocalModel, ChatModel]:
+    model = source.load()
+    try:
+        return model, source.front(model)
+    except BaseException:
+        model.close()
+        raise

@@ -30,7 +30,7 @@ FAULTS = {
     "cut off in mid-stream": Fault(cut_off(), "cut off before its end"),
     "cut off before any text": Fault(says(STREAM, b""), "cut off before its end"),
     "done without an end": Fault(says(STREAM, event({"content": "x"}) + DONE), "cut off before its end"),
-    "closes without a word": Fault(lambda send, over: None, "broke the connection off"),  # noqa: ARG005
+    "closes without a word": Fault(lambda send, _: None, "broke the connection off"),
     "401": Fault(status("401 Unauthorized"), "HTTP 401; check the API key", is_open=False),
     "403": Fault(status("403 Forbidden"), "HTTP 403; check the API key", is_open=False),
     "404": Fault(status("404 Not Found"), "HTTP 404; check the address", is_open=False),
@@ -41,7 +41,7 @@ FAULTS = {
     "502": Fault(status("502 Bad Gateway"), "HTTP 502"),
     "504": Fault(status("504 Gateway Timeout"), "HTTP 504"),
     "redirect": Fault(status("307 Temporary Redirect", Location="http://127.0.0.1:1/"), "points elsewhere", is_open=False),
-    "204": Fault(lambda send, over: send(b"HTTP/1.1 204 No Content\r\n\r\n"), "is no answer"),  # noqa: ARG005
+    "204": Fault(lambda send, _: send(b"HTTP/1.1 204 No Content\r\n\r\n"), "is no answer"),
     "a web page": Fault(says("text/html", b"<html>log in</html>"), "'text/html', which is no answer"),
     "JSON that is cut off": Fault(says("application/json", b'{"choices": [{"mess'), "no JSON object"),
     "JSON of another kind": Fault(
@@ -60,6 +60,6 @@ FAULTS = {
     ),
     "huge": Fault(huge(3 << 20), "larger than 1,048,576 bytes"),
     "compressed": Fault(says(STREAM, b"\x1f\x8b", Content_Encoding="gzip"), "compressed"),
-    "no HTTP": Fault(lambda send, over: send(b"SSH-2.0-OpenSSH_9.9\r\n"), "broke the connection off"),  # noqa: ARG005
-    "endless head": Fault(lambda send, over: send(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000), "broke the connection off"),  # noqa: ARG005
+    "no HTTP": Fault(lambda send, _: send(b"SSH-2.0-OpenSSH_9.9\r\n"), "broke the connection off"),
+    "endless head": Fault(lambda send, _: send(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000), "broke the connection off"),
 }

@@ -150,7 +150,7 @@ def calls(name: str, pieces: Sequence[str]) -> Behaviour:
 
 def status(line: str, **headers: str) -> Behaviour:
     """A refusal, whose body repeats a key, as careless servers do."""
-    return lambda send, over: send(head(line, "application/json", **headers) + b'{"error": {"message": "bad key sk-secret", "code": "x"}}')
+    return lambda send, _: send(head(line, "application/json", **headers) + b'{"error": {"message": "bad key sk-secret", "code": "x"}}')
 
 
 def hangs(n_pieces: int = 0) -> Behaviour:
@@ -166,14 +166,14 @@ def hangs(n_pieces: int = 0) -> Behaviour:
 
 def cut_off(n_pieces: int = 2) -> Behaviour:
     """The stream ends within an event."""
-    return lambda send, over: send(
+    return lambda send, _: send(
         head() + b"".join(event({"content": f"piece {i} "}) for i in range(n_pieces)) + event({"content": "never whole"})[:-20]
     )
 
 
 def says(kind: str, body: bytes, **headers: str) -> Behaviour:
     """Something else than an answer."""
-    return lambda send, over: send(head(kind=kind, **headers) + body)
+    return lambda send, _: send(head(kind=kind, **headers) + body)
 
 
 def drips(gap_s: float = 0.05) -> Behaviour:

@@ -25,7 +25,6 @@ from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Event
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.cloud_answer import CloudUsage
 from edgelm.runtime.router.ledger import Account, Purpose
-from edgelm.runtime.router.redact import Redaction
 from edgelm.runtime.router.restoring import AnswerRestorer
 from edgelm.runtime.router.thinking import Thought, think
 from edgelm.runtime.tool_calls import CallPiece

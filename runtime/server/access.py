@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.loopback import is_loopback
+from edgelm.runtime.privacy import Level
 from edgelm.runtime.server.errors import RefusedError
 
 _OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})  # what a browser fetches without a key, and monitors
@@ -28,6 +29,7 @@ class Access:
         keys: any of which opens the server; none for no key at all, which is for loopback addresses only.
         origins: web pages, as "https://name", that browsers may let ask; the server's own always may.
         max_body: bytes of a request at most.
+        levels: how much requests with these keys may let out of this device; of any other key, whatever the deployment allows.
 
     Raises:
         InvalidRequestError: others than this machine could ask without a key.
@@ -37,6 +39,7 @@ class Access:
     keys: Sequence[str] = field(default=(), repr=False)
     origins: Sequence[str] = ()
     max_body: int = 8 << 20
+    levels: Mapping[str, Level] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.keys and not is_loopback(self.host):
@@ -47,8 +50,9 @@ class Access:
         if any(not (key.isascii() and key.isprintable() and key) for key in self.keys):
             raise InvalidRequestError("an API key is empty or holds characters that no HTTP header may; choose another one")
 
-    def check(self, method: str, path: str, headers: Headers) -> None:
-        """
+    def check(self, method: str, path: str, headers: Headers) -> Level:
+        """How much the request may let out, as far as its key has a say.
+
         Raises:
             RefusedError: the request may not be answered.
         """
@@ -62,22 +66,25 @@ class Access:
             )
         asks_first = method == "OPTIONS" and origin is not None  # a browser's preflight cannot carry a key
         is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
-        if self.keys and not is_open and not asks_first and not self._has_key(headers):
+        fitting = self._fitting(headers)
+        if self.keys and not is_open and not asks_first and not fitting:
             raise RefusedError(
                 401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "authentication_error", code="invalid_api_key"
             )
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.max_body:
             raise self.too_large()
+        return min((self.levels.get(key, Level.ALLOW) for key in fitting), default=Level.ALLOW)
 
     def too_large(self) -> RefusedError:
         return RefusedError(413, f"the request is larger than {self.max_body:,} bytes; send less", code="request_too_large")
 
-    def _has_key(self, headers: Headers) -> bool:
+    def _fitting(self, headers: Headers) -> list[str]:
+        """The keys that the request has."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        fits = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]  # all of them, so that it takes the same time
-        return any(fits)
+        # all of them are compared, so that it takes the same time
+        return [key for key in self.keys if hmac.compare_digest(given.encode(), key.encode())]
 
 
 def _host_of(header: str) -> str:
@@ -108,7 +115,7 @@ class AccessMiddleware:
             return message
 
         try:
-            self._access.check(scope["method"], scope["path"], Headers(scope=scope))
+            scope.setdefault("state", {})["level"] = self._access.check(scope["method"], scope["path"], Headers(scope=scope))
             await self._app(scope, counted, send)
         except RefusedError as refusal:
             await JSONResponse(refusal.body(), refusal.status, refusal.headers())(scope, receive, send)

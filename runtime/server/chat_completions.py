@@ -7,10 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from edgelm.runtime.chat_model import ChatRequest, Event, Events, Finish, TextDelta, ToolCallDelta, Usage
+from edgelm.runtime.chat_model import ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.results import TokenLogprob
-from edgelm.runtime.server.answering import Envelope, Json, asker, begin, usage_of
+from edgelm.runtime.server.answering import Envelope, Json, asker, begin, route_of, usage_of
 from edgelm.runtime.server.chat_schema import ChatCompletionRequest, NamedTool
 from edgelm.runtime.server.errors import RefusedError
 from edgelm.runtime.server.event_stream import EventStream, whole
@@ -23,8 +23,8 @@ def chat_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
 
     @router.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
-        wanted, who = chat_request(body), asker(request, body.user, body.timeout)
-        name, events = await begin(request, pool, metrics, body.model, lambda model: model.chat(wanted, who))
+        wanted, who = chat_request(body), asker(request, body.user, body.timeout, body.stream, takes_restarts=True)
+        name, events = await begin(request, pool, metrics, body.model, lambda use: use.front.chat(wanted, who))
         envelope = Envelope("chatcmpl", name)
         if body.stream:
             return EventStream(events, chat_chunks(events, envelope, body.n, body.wants_usage))
@@ -58,14 +58,16 @@ async def chat_chunks(events: Events, envelope: Envelope, n: int, wants_usage: b
     """The events as chat.completion.chunk objects: each choice's role first, its finish_reason last, then the usage if it is wanted."""
     usage: Json = {"usage": None} if wants_usage else {}
 
-    def chunk(choice: int, delta: Json, logprobs: Json | None = None, reason: str | None = None) -> Json:
+    def chunk(choice: int, delta: Json, logprobs: Json | None = None, reason: str | None = None, **more: Any) -> Json:
         one = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return envelope.around("chat.completion.chunk", [one], **usage)
+        return envelope.around("chat.completion.chunk", [one], **usage, **more)
 
     for choice in range(n):
         yield chunk(choice, {"role": "assistant", "content": ""})
     async for event in events:
         match event:
+            case RouteDecision():
+                yield chunk(0, {}, edgelm=route_of(event))
             case ToolCallDelta():
                 yield chunk(event.choice, {"tool_calls": [_call_delta(event.piece)]})
             case TextDelta():
@@ -81,7 +83,8 @@ async def chat_completion(events: Events, envelope: Envelope, n: int) -> Json:
     everything: list[Event] = [event async for event in events]
     choices = [_choice(everything, choice) for choice in range(n)]
     (usage,) = (event for event in everything if isinstance(event, Usage))
-    return envelope.around("chat.completion", choices, usage=usage_of(usage))
+    told = [event for event in everything if isinstance(event, RouteDecision)]
+    return envelope.around("chat.completion", choices, usage=usage_of(usage), **({"edgelm": route_of(told[-1])} if told else {}))
 
 
 def _choice(events: Sequence[Event], choice: int) -> Json:

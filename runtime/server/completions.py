@@ -34,7 +34,7 @@ def completion_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         prompts = as_prompts(body.prompt)
         params, who = body.sampling_params(body.max_tokens, body.logprobs), asker(request, body.user, body.timeout)
-        name, events = await begin(request, pool, metrics, body.model, lambda model: model.complete(prompts, params, body.n, who))
+        name, events = await begin(request, pool, metrics, body.model, lambda use: use.model.complete(prompts, params, body.n, who))
         envelope = Envelope("cmpl", name)
         if body.stream:
             return EventStream(events, _chunks(events, envelope, body.wants_usage))

@@ -48,12 +48,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await unless_gone(receive, self._send_all(send))
         finally:
             self._events.close()
 
     async def _send_all(self, send: Send) -> None:
+        await self._events.decided()  # the head tells who answers
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         loop = asyncio.get_running_loop()
         last = loop.time()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from edgelm.runtime.chat_model import Accepted, ChatRequest, Events, Finish, TextDelta, ToolCallDelta, Usage
+from edgelm.runtime.chat_model import Accepted, ChatRequest, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.sampling import SamplingParams
-from edgelm.runtime.server.answering import Json, asker, begin
+from edgelm.runtime.server.answering import Json, asker, begin, route_of
 from edgelm.runtime.server.event_stream import EventStream, whole
 from edgelm.runtime.server.messages_schema import CountRequest, MessagesRequest
 from edgelm.runtime.server.metrics import Metrics
@@ -26,8 +26,8 @@ def message_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     @router.post("/v1/messages", summary="Answer a conversation, by Anthropic's protocol")
     async def messages(body: MessagesRequest, request: Request) -> Response:
         wanted = ChatRequest(body.for_template(), _params(body), tools=_tool_use(body))
-        who = asker(request, body.metadata.user_id if body.metadata else None, None)
-        name, events = await begin(request, pool, metrics, body.model, lambda model: model.chat(wanted, who))
+        who = asker(request, body.metadata.user_id if body.metadata else None, None, body.stream)
+        name, events = await begin(request, pool, metrics, body.model, lambda use: use.front.chat(wanted, who))
         message = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": name}
         if body.stream:
             return EventStream(events, _events(events, message), is_named=True)
@@ -91,6 +91,8 @@ async def _message(events: Events, message: Json) -> Json:
                 if event.piece.id is not None:
                     content.append({"type": "tool_use", "id": event.piece.id, "name": event.piece.name, "input": ""})
                 content[-1]["input"] += event.piece.arguments
+            case RouteDecision():
+                message = message | {"edgelm": route_of(event)}
             case Finish():
                 message = message | _stop(event)
             case Usage():
@@ -114,6 +116,7 @@ async def _events(events: Events, message: Json) -> AsyncIterator[Json]:
     """The answer as Anthropic's events: a block is opened, grows, and is closed before the next."""
     index, kind = -1, ""
     stop: Json = {}
+    told: Json = {}
     async for event in events:
         match event:
             case Accepted():
@@ -136,10 +139,12 @@ async def _events(events: Events, message: Json) -> AsyncIterator[Json]:
                     yield {"type": "content_block_start", "index": index, "content_block": block}
                 delta = {"type": "input_json_delta", "partial_json": event.piece.arguments}
                 yield {"type": "content_block_delta", "index": index, "delta": delta}
+            case RouteDecision():
+                told = {"edgelm": route_of(event)}
             case Finish():
                 stop = _stop(event)
             case Usage():
                 if kind:
                     yield {"type": "content_block_stop", "index": index}
-                yield {"type": "message_delta", "delta": stop, "usage": _usage(event)}
+                yield {"type": "message_delta", "delta": stop, "usage": _usage(event), **told}
                 yield {"type": "message_stop"}

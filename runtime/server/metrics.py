@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edgelm.runtime.chat_model import Usage
+from edgelm.runtime.chat_model import RouteDecision, Usage
 from edgelm.runtime.model_pool import ModelPool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,6 +35,12 @@ class Metrics:
         self._each = Histogram(
             "edgelm_time_per_token_seconds", "Between tokens, the mean of each request", labels, buckets=_SECONDS, registry=self._registry
         )
+        routes = ("model", "route", "reason")
+        self._routes = Counter("edgelm_routed", "Answers of a router, by who gave them and why", routes, registry=self._registry)
+        self._cloud = Counter("edgelm_cloud_tokens", "Tokens of cloud endpoints, as told", ("model", "kind"), registry=self._registry)
+        self._cost = Counter("edgelm_cloud_cost", "Money for cloud endpoints, in their currency", labels, registry=self._registry)
+        self._faults = Counter("edgelm_cloud_faults", "Answers for which the cloud was asked in vain", labels, registry=self._registry)
+        self._redacted = Counter("edgelm_redacted", "Values replaced before they left", ("model", "kind"), registry=self._registry)
         self._registry.register(_Now(pool))
 
     def note(self, model: str, usage: Usage) -> None:
@@ -46,6 +52,16 @@ class Metrics:
         self._first.labels(model).observe(usage.prefill_s)
         if usage.n_generated > 1:
             self._each.labels(model).observe(usage.decode_s / (usage.n_generated - 1))
+
+    def note_route(self, model: str, decision: RouteDecision) -> None:
+        """A router has answered."""
+        self._routes.labels(model, decision.route, decision.reason).inc()
+        self._cloud.labels(model, "input").inc(decision.cloud_input)
+        self._cloud.labels(model, "output").inc(decision.cloud_output)
+        self._cost.labels(model).inc(float(decision.cost))
+        self._faults.labels(model).inc(decision.fault is not None)
+        for kind, n in decision.redacted.items():
+            self._redacted.labels(model, kind).inc(n)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgelm.runtime.chat_model import Usage
+from edgelm.runtime.chat_model import RouteDecision, Usage
 
 LOG = logging.getLogger("edgelm.server")
 
@@ -23,11 +23,13 @@ class Record:
     Attributes:
         model: that answered it.
         usage: of the answer.
+        decision: who answers, where there was a choice; the last one that is known.
     """
 
     id: str = field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
     model: str | None = None
     usage: Usage | None = None
+    decision: RouteDecision | None = None
 
 
 class RequestLog:
@@ -61,6 +63,9 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = headers["request-id"] = record.id  # OpenAI's name of it, and Anthropic's
+                if record.decision is not None:
+                    headers["x-edgelm-route"] = record.decision.route
+                    headers["x-edgelm-confidence"] = _shown(record.decision.confidence)
             else:
                 is_whole = not message.get("more_body", False)
                 if self._logs_text:
@@ -79,6 +84,14 @@ class RequestLog:
 
 
 def _answer(record: Record) -> list[str]:
-    usage = record.usage
-    model = [] if record.model is None else [f"model={record.model}"]
-    return model if usage is None else [*model, f"prompt={usage.n_prompt} cached={usage.n_cached} generated={usage.n_generated}"]
+    usage, decision = record.usage, record.decision
+    told = [] if record.model is None else [f"model={record.model}"]
+    if usage is not None:
+        told.append(f"prompt={usage.n_prompt} cached={usage.n_cached} generated={usage.n_generated}")
+    if decision is not None:
+        told.append(f"route={decision.route} reason={decision.reason.replace(' ', '-')} confidence={_shown(decision.confidence)}")
+    return told
+
+
+def _shown(confidence: float | None) -> str:
+    return "unknown" if confidence is None else f"{confidence:.3f}"

@@ -9,10 +9,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from edgelm.runtime.chat_model import Accepted, ChatRequest, Event, Events, Finish, TextDelta, ToolCallDelta, Usage
+from edgelm.runtime.chat_model import Accepted, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
 from edgelm.runtime.model_pool import ModelPool
 from edgelm.runtime.sampling import SamplingParams
-from edgelm.runtime.server.answering import Json, asker, begin
+from edgelm.runtime.server.answering import Json, asker, begin, route_of
 from edgelm.runtime.server.event_stream import EventStream, whole
 from edgelm.runtime.server.metrics import Metrics
 from edgelm.runtime.server.responses_schema import FunctionChoice, ResponseRequest
@@ -25,8 +25,8 @@ def response_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
     @router.post("/v1/responses", summary="Answer a conversation, by OpenAI's newer protocol")
     async def responses(body: ResponseRequest, request: Request) -> Response:
         wanted = ChatRequest(body.for_template(), _params(body), tools=_tool_use(body))
-        who = asker(request, body.user, body.timeout)
-        name, events = await begin(request, pool, metrics, body.model, lambda model: model.chat(wanted, who))
+        who = asker(request, body.user, body.timeout, body.stream)
+        name, events = await begin(request, pool, metrics, body.model, lambda use: use.front.chat(wanted, who))
         answer = _Answer(body, name)
         if body.stream:
             return EventStream(events, answer.stream(events), is_named=True)
@@ -110,6 +110,8 @@ class _Answer:
                     told += self._open("function_call", call)
                 self._item["arguments"] += piece.arguments
                 return [*told, self._of_item("response.function_call_arguments.delta", delta=piece.arguments)]
+            case RouteDecision():
+                self._response["edgelm"] = route_of(event)
             case Finish():
                 is_whole = event.reason != "length"
                 self._response["status"] = "completed" if is_whole else "incomplete"

@@ -1,7 +1,8 @@
-"""A cloud that fails in every way: each time there is the local answer, explained, in time, and nothing is sent twice that may be billed."""
+"""A cloud that fails in every way: there is the local answer, explained, in time, and nothing is sent twice that may be billed."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from routed import LOCAL, Reading, Routed
 
 from edgelm.runtime.router.budget import BudgetLimits
 from edgelm.runtime.router.egress import Limits
-
 
 DEADLINE_S = 3.0
 
@@ -100,8 +100,9 @@ def test_a_request_that_is_refused_says_nothing_about_the_endpoint(tmp_path: Pat
 
 
 def test_an_endpoint_that_does_not_stream_is_understood(tmp_path: Path) -> None:
-    body = b'{"choices": [{"index": 0, "message": {"content": "whole"}, "finish_reason": "length"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
-    with CloudServer(says("application/json; charset=utf-8", body)) as cloud:
+    choice = {"index": 0, "message": {"content": "whole"}, "finish_reason": "length"}
+    body = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    with CloudServer(says("application/json; charset=utf-8", json.dumps(body).encode())) as cloud:
         heard = Routed(tmp_path, cloud.url).ask()
     assert heard.text == "whole"
     assert (heard.told.cloud_input, heard.told.cloud_output) == (3, 2)

@@ -51,7 +51,7 @@ def test_a_doubtful_answer_is_asked_of_the_cloud(reading: Reading, tmp_path: Pat
     assert (told.route, told.reason, told.confidence) == ("cloud", "not confident", 0.1)
     assert (told.local_tokens, told.cloud_input, told.cloud_output) == (len(LOCAL), 20, 5)
     assert float(told.cost) == pytest.approx((20 * 1 + 5 * 2) / 1e6)
-    assert [event for event in heard.events if isinstance(event, Usage)][0].n_generated == 5
+    assert next(event for event in heard.events if isinstance(event, Usage)).n_generated == 5
 
 
 def test_what_was_shown_and_cannot_be_taken_back_stays(tmp_path: Path) -> None:
