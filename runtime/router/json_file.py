@@ -1,4 +1,4 @@
-"""Small JSON files that are there with all their bytes, or not at all."""
+"""Files of text, most of it JSON, that are there with all their bytes, or not at all."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from pathlib import Path
 
 
 def write_json(path: Path, value: object) -> None:
+    """As write_text.
+
+    Raises:
+        OSError: as write_text.
+        ValueError: a number is not finite, which JSON cannot say.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write beside the place, sync, and rename; readable by the owner only.
 
     Raises:
         OSError: the disk is full, or the folder may not be written to.
-        ValueError: a number is not finite, which JSON cannot say.
     """
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
