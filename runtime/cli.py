@@ -20,6 +20,7 @@ from edgelm.runtime.commands.export import export
 from edgelm.runtime.commands.inspect import inspect
 from edgelm.runtime.commands.models import models, pull
 from edgelm.runtime.commands.quantize import quantize
+from edgelm.runtime.commands.route import app as route
 from edgelm.runtime.commands.run import run
 from edgelm.runtime.commands.serve import serve
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 for command in (run, chat, serve, pull, models, inspect, quantize, calibrate, export, doctor):
     app.command()(command)
+app.add_typer(route)
 
 
 def _show_version(wanted: bool) -> None:

@@ -142,7 +142,9 @@ def read_answers(path: Path) -> Answers:
             rows.append(Answer(**row, certainties=certainties))
         return Answers(str(head["model_sha256"]), dict(head["sampling"]), tuple(rows))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequestError(f"{path}, line {number}: no answers of a calibration ({error}); delete it to ask the model again") from None
+        raise InvalidRequestError(
+            f"{path}, line {number}: no answers of a calibration ({error}); delete it to ask the model again"
+        ) from None
 
 
 def _numbers(one: TokenCertainty) -> list[float | None]:

@@ -138,7 +138,9 @@ class Calibration:
         if not isinstance(value, Mapping) or "version" not in value:
             raise InvalidRequestError("it is no calibration: it has no version")
         if value["version"] != _VERSION:
-            raise InvalidRequestError(f"its version is {value['version']!r}, and this edgelm reads {_VERSION}; calibrate again, or update edgelm")
+            raise InvalidRequestError(
+                f"its version is {value['version']!r}, and this edgelm reads {_VERSION}; calibrate again, or update edgelm"
+            )
         try:
             early = value["early"]
             return cls(
@@ -216,6 +218,16 @@ class Confidence:
         return _probability(self.calibration.early.logistic, certainties[: self.calibration.early.n_tokens])
 
 
+def calibration_folder(home: Path) -> Path:
+    """Where all calibrations are kept, in the folder of everything that edgelm stores."""
+    return home / "calibrations"
+
+
+def digest_memory(home: Path) -> Path:
+    """Where the SHA-256 of models are remembered; see model_digest.model_sha256."""
+    return home / "model-digests.json"
+
+
 def calibration_path(folder: Path, model_sha256: str) -> Path:
     """Where the calibration of a model is kept, in the folder of all of them."""
     return folder / f"{model_sha256[:16]}{_ENDING}"
@@ -249,8 +261,12 @@ def _logistic_from_json(value: Mapping[str, Any]) -> Logistic:
 def _origin_from_json(value: Mapping[str, Any]) -> Origin:
     accuracy = value["cloud_accuracy"]
     return Origin(
-        **{name: _text(value[name]) for name in ("made_at", "edgelm", "tasks_sha256", "target")},
-        **{name: _count(value[name]) for name in ("n_questions", "n_kinds", "n_answers")},
+        made_at=_text(value["made_at"]),
+        edgelm=_text(value["edgelm"]),
+        tasks_sha256=_text(value["tasks_sha256"]),
+        n_questions=_count(value["n_questions"]),
+        n_kinds=_count(value["n_kinds"]),
+        n_answers=_count(value["n_answers"]),
         sampling={_text(name): None if one is None else _number(one) for name, one in value["sampling"].items()},
         cloud_accuracy=None if accuracy is None else _number(accuracy),
     )
