@@ -267,6 +267,7 @@ def _origin_from_json(value: Mapping[str, Any]) -> Origin:
         n_questions=_count(value["n_questions"]),
         n_kinds=_count(value["n_kinds"]),
         n_answers=_count(value["n_answers"]),
+        target=_text(value["target"]),
         sampling={_text(name): None if one is None else _number(one) for name, one in value["sampling"].items()},
         cloud_accuracy=None if accuracy is None else _number(accuracy),
     )
