@@ -30,7 +30,7 @@ FAULTS = {
     "cut off in mid-stream": Fault(cut_off(), "cut off before its end"),
     "cut off before any text": Fault(says(STREAM, b""), "cut off before its end"),
     "done without an end": Fault(says(STREAM, event({"content": "x"}) + DONE), "cut off before its end"),
-    "closes without a word": Fault(lambda send, _: None, "broke the connection off"),
+    "closes without a word": Fault(lambda *_: None, "broke the connection off"),
     "401": Fault(status("401 Unauthorized"), "HTTP 401; check the API key", is_open=False),
     "403": Fault(status("403 Forbidden"), "HTTP 403; check the API key", is_open=False),
     "404": Fault(status("404 Not Found"), "HTTP 404; check the address", is_open=False),
