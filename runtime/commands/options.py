@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,13 @@ Ctx = Annotated[int | None, typer.Option(help="Tokens of context.", min=1, show_
 Precision = Annotated[
     str | None,
     typer.Option(help="Of the activations: int8, or f32 (exact and slower).", show_default="the engine's choice", rich_help_panel=_LOAD),
+]
+
+Route = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Ask a cloud where this file allows it and an answer here is not trusted.", exists=True, dir_okay=False
+    ),
 ]
 
 System = Annotated[str | None, typer.Option(help="A system message before the conversation.")]

@@ -33,6 +33,7 @@ def run(
     seed: options.Seed = None,
     stop: options.Stop = None,
     logprobs: Annotated[int | None, typer.Option(help="With --json: log probabilities of the tokens and of the n best.")] = None,
+    route: options.Route = None,
     backend: options.Backend = None,
     backend_option: options.BackendOption = None,
     threads: options.Threads = None,
@@ -43,7 +44,7 @@ def run(
     text = _read_prompt(prompt)
     if raw and system is not None:
         raise typer.BadParameter("--system needs the chat template, which --raw leaves out")
-    from edgelm.runtime.commands.loading import load
+    from edgelm.runtime.commands.loading import load, locate
     from edgelm.runtime.sampling import SamplingParams
 
     params = SamplingParams(
@@ -57,12 +58,21 @@ def run(
         stop=stop or (),
         logprobs=logprobs,
     )
+    if route is not None:
+        if raw:
+            raise typer.BadParameter("--route answers conversations, and --raw is none; leave out one of them")
+        from edgelm.runtime.commands.routed_run import run_routed
+
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        opening = load(model, backend, threads, ctx, precision, backend_option or [])
+        return run_routed(opening, locate(model), route, [*messages, {"role": "user", "content": text}], params, as_json, stats)
     with load(model, backend, threads, ctx, precision, backend_option or []) as llm:
         completion = _answer(llm, text, system, raw, params, show=not as_json)
     if as_json:
         print(json.dumps(_as_json(model, completion), ensure_ascii=False))
     elif stats:
         print(_statistics(completion), file=sys.stderr)
+    return None
 
 
 def _read_prompt(prompt: str | None) -> str:

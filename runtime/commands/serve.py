@@ -60,6 +60,7 @@ def serve(
         int | None,
         typer.Option(help="Megabytes of all loaded models; idle ones make room.", min=1, show_default="no bound", rich_help_panel=_MODELS),
     ] = None,
+    route: options.Route = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Log faults only, and not a line for each request.", rich_help_panel=_SERVER)
     ] = False,
@@ -95,6 +96,7 @@ def serve(
     if missing:
         raise MissingPackageError(f"the server needs {', '.join(missing)}, not installed here; pip install 'edgelm[server]'")
     from edgelm.runtime.commands.loading import load, locate
+    from edgelm.runtime.commands.routing import deployed, router_of
     from edgelm.runtime.local_model import LocalModel
     from edgelm.runtime.model_folder import bytes_on_disk, identity_of, models_in, short_name
     from edgelm.runtime.model_pool import ModelPool, ModelSource
@@ -103,7 +105,9 @@ def serve(
     from edgelm.runtime.server.access import Access
     from edgelm.runtime.server.run import run_server
 
-    access = Access(host, _keys(api_key_file), tuple(allow_origin or ()))
+    deployment = None if route is None else deployed(route)
+    levels = {} if deployment is None else deployment.levels_of_keys
+    access = Access(host, (*_keys(api_key_file), *levels), tuple(allow_origin or ()), levels=levels)
     kv_bytes = None if kv_memory is None else kv_memory << 20
     limits = Limits(n_active=parallel, n_waiting=waiting, kv_bytes=kv_bytes, cache_bytes=cache << 20)
     folder = None if disk_cache is None else StoreFolder(disk_cache, disk_cache_size << 20)
@@ -117,7 +121,10 @@ def serve(
         return LocalModel(llm, limits, folder.of(" ".join(map(str, parts))))
 
     def source(path: Path) -> ModelSource:
-        return ModelSource(lambda: open_model(path), bytes_on_disk(path))
+        size = bytes_on_disk(path)
+        if deployment is None:
+            return ModelSource(lambda: open_model(path), size)
+        return ModelSource(lambda: open_model(path), size, lambda model: router_of(deployment, model, path))
 
     sources = {} if models_dir is None else {each: source(path) for each, path in models_in(models_dir).items()}
     first = None
@@ -127,7 +134,7 @@ def serve(
         sources = {first: source(locate(model))} | sources
     pool = ModelPool(sources, None if memory is None else memory << 20, keep_alive or None, grace)
     try:
-        run_server(pool, access, port, grace, first, quiet, log_text)
+        run_server(pool, access, port, grace, first, quiet, log_text, None if deployment is None else deployment.close)
     finally:
         if folder is not None:
             folder.close()

@@ -180,6 +180,11 @@ class RouteConfig(Table):
     rules: tuple[Rule, ...] = ()
     keys: tuple[Key, ...] = ()
 
+    @property
+    def cloud_url(self) -> str:
+        """Of the endpoint; empty where there is none."""
+        return "" if self.cloud is None else self.cloud.url
+
 
 def read_config(path: Path) -> RouteConfig:
     """Read a file.

@@ -18,8 +18,8 @@ class CalibratedTrust:
 
     Args:
         confidence: with a calibration.
-        threshold: from which an answer is trusted; None for the calibration's: the lower one where nothing can follow but the cloud, and the
-            higher one where more thinking comes first.
+        threshold: from which an answer is trusted; None for the calibration's: the higher one where more thinking comes next, the lower one
+            where nothing does but the cloud.
         thinks: whether it does.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -34,7 +34,14 @@ _SWEEP_S = 5.0
 Failed = Callable[[EdgeLMError], None]
 
 
-def create_app(pool: ModelPool, access: Access, first: str | None = None, failed: Failed | None = None, logs_text: bool = False) -> ASGIApp:
+def create_app(
+    pool: ModelPool,
+    access: Access,
+    first: str | None = None,
+    failed: Failed | None = None,
+    logs_text: bool = False,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> ASGIApp:
     """
     Args:
         pool: the models; it is closed when the application ends.
@@ -42,6 +49,7 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
         first: the model to load at the beginning, while others may wait already.
         failed: told if it cannot be loaded.
         logs_text: log what is asked and answered, too.
+        close: called at the end, in the same event loop.
     """
 
     @asynccontextmanager
@@ -56,6 +64,8 @@ def create_app(pool: ModelPool, access: Access, first: str | None = None, failed
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await pool.close()
+            if close is not None:
+                await close()
 
     app = FastAPIOffline(  # FastAPI's own page at /docs would have visitors' browsers fetch it from elsewhere
         title="edgelm",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 
@@ -21,7 +22,14 @@ _LAST_WORDS_S = 5  # for clients to read how their streams ended
 
 
 def run_server(
-    pool: ModelPool, access: Access, port: int, grace_s: float, first: str | None, is_quiet: bool = False, logs_text: bool = False
+    pool: ModelPool,
+    access: Access,
+    port: int,
+    grace_s: float,
+    first: str | None,
+    is_quiet: bool = False,
+    logs_text: bool = False,
+    close: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Listen until Ctrl-C or a termination signal; then answers may take grace_s seconds to end.
 
@@ -29,6 +37,7 @@ def run_server(
         first: the model that is loaded at once.
         is_quiet: tell faults only on stderr, and not a line for each request.
         logs_text: tell there what is asked and answered, too.
+        close: see create_app.
 
     Raises:
         InvalidRequestError: the address cannot be listened at.
@@ -43,7 +52,7 @@ def run_server(
     _start_log(is_quiet)
     listener = _listen(access.host, port)
     config = uvicorn.Config(
-        create_app(pool, access, first, end, logs_text),
+        create_app(pool, access, first, end, logs_text, close),
         http=Connection,
         ws="none",
         log_level="warning",
