@@ -33,6 +33,21 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The pairs as columns: tasks [n]; scores float64 [n]; tokens of the prompts [n], estimated from their length."""
+
+    tasks: tuple[str, ...]
+    weak: Array
+    strong: Array
+    n_tokens: Array
+
+    @property
+    def gains(self) -> Array:
+        """By how much the cloud is better, float64 [n]."""
+        return self.strong - self.weak
+
+
+@dataclass(frozen=True)
 class Way:
     """A way to choose who answers.
 
@@ -115,21 +130,6 @@ class Evaluation:
     tasks: tuple[Scope, ...]
     thresholds: tuple[float, ...]
     calibration: Reliability
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The pairs as columns: tasks [n]; scores float64 [n]; tokens of the prompts [n], estimated from their length."""
-
-    tasks: tuple[str, ...]
-    weak: Array
-    strong: Array
-    n_tokens: Array
-
-    @property
-    def gains(self) -> Array:
-        """By how much the cloud is better, float64 [n]."""
-        return self.strong - self.weak
 
 
 def evaluate(pairs: Sequence[Pair], router: Difficulty | None = None, rounds: int = 500, seed: int = 0, by_task: bool = True) -> Evaluation:
