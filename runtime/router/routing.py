@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
@@ -20,14 +20,13 @@ from edgelm.errors import (
     RecordError,
     RedactionError,
 )
-from edgelm.runtime.certainty import TokenCertainty
-from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
+from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, Usage
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.cloud_answer import CloudUsage
 from edgelm.runtime.router.ledger import Account, Purpose
+from edgelm.runtime.router.local_answer import LocalAnswer
 from edgelm.runtime.router.restoring import AnswerRestorer
 from edgelm.runtime.router.thinking import Thought, think
-from edgelm.runtime.tool_calls import CallPiece
 
 if TYPE_CHECKING:
     from edgelm.runtime.router.router import Router
@@ -52,40 +51,6 @@ class Plan:
     why: str
     may_ask: bool
     has_consent: bool = False
-
-
-@dataclass
-class LocalAnswer:
-    """An answer of this device, as far as it came.
-
-    Attributes:
-        said: text and calls.
-        ends: of its choices.
-        usage: once it has ended.
-    """
-
-    said: list[Event] = field(default_factory=list)
-    ends: list[Finish] = field(default_factory=list)
-    certainties: list[TokenCertainty] = field(default_factory=list)
-    usage: Usage | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(event.text for event in self.said if isinstance(event, TextDelta))
-
-    @property
-    def calls(self) -> tuple[CallPiece, ...]:
-        """Whole."""
-        pieces = [event.piece for event in self.said if isinstance(event, ToolCallDelta)]
-        heads = [piece for piece in pieces if piece.name is not None]
-        return tuple(replace(head, arguments="".join(piece.arguments for piece in pieces if piece.index == head.index)) for head in heads)
-
-    @classmethod
-    def thought_over(cls, thought: Thought, usage: Usage | None) -> LocalAnswer:
-        """The answer that most samples came to."""
-        said: list[Event] = [TextDelta(0, thought.text)] if thought.text else []
-        said += [ToolCallDelta(0, call) for call in thought.calls]
-        return cls(said, [Finish(0, "tool_calls" if thought.calls else "stop")], usage=usage)
 
 
 class Routing:
@@ -207,10 +172,10 @@ class Routing:
             return self._end(answer, "unknown", "the model is not calibrated, so its confidence is not known", thought)
         if not plan.may_ask:
             return self._end(answer, plan.reason, plan.why, thought)
-        why = (
-            "its confidence is not known" if confidence is None else f"the answer here is right with a probability of only {confidence:.0%}"
-        )
-        if await self._ask_cloud("not confident", why, answer, thought):
+        reason, why = "unknown", "the confidence in the answer of this device is not known"
+        if confidence is not None:
+            reason, why = "not confident", f"the answer of this device is right with a probability of only {confidence:.0%}"
+        if await self._ask_cloud(reason, why, answer, thought):
             return None
         return self._end(answer, self._told.reason, self._told.why, thought)
 
