@@ -40,7 +40,10 @@ _COUNTRY = re.compile(  # the country calling codes of ITU-T E.164
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-69]\d|3[578]\d|42\d|5[09]\d|6[789]\d|8[05789]\d|9[679]\d"
 )
 _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)|(?:19|20)\d\d[./-]\d{1,2}(?!\d)")
-_PHONE_LABEL = r"phone|\btel\b|\bmobile|\bcell(?:phone)?\b|\bfax|handy|telefon|whatsapp|\bsms|\bcall (?:me|us|him|her|them)\b|\btext me\b|\bdial\b|portable"
+_PHONE_LABEL = (
+    r"phone|\btel\b|\bmobile|\bcell(?:phone)?\b|\bfax|handy|telefon|whatsapp|\bsms|\bcall (?:me|us|him|her|them)\b|\btext me\b|"
+    r"\bdial\b|portable"
+)
 _PHONE_HINTS = ("phone", "tel", "mobile", "cell", "fax", "handy", "whatsapp", "sms", "call", "text me", "dial", "portable")
 _BIRTH_LABEL = (
     r"date.of.birth|birth.?da(?:te|y)|\bd\.?o\.?b\b|geburts(?:datum|tag)|fecha de nacimiento|date de naissance|data di nascita|"

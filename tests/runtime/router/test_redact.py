@@ -125,12 +125,19 @@ def test_a_placeholder_tells_the_kind_and_the_same_value_has_the_same_one() -> N
     assert redaction.counts == {"EMAIL": 2, "CARD": 1}
 
 
+@given(st.lists(st.sampled_from([*(each.text for each in PLANTED[:48]), "and", "EMAIL", "_", "1", " ", "\n", '"', "\\", "é"]), max_size=12))
+def test_any_text_comes_back_as_it_was(pieces: list[str]) -> None:
+    text = " ".join(pieces)
+    redaction = redact(text)
+    assert redaction.restore(redaction.request.messages[0]["content"]) == text
+
+
 def test_each_request_has_its_own() -> None:
     assert redact(EMAIL).request.messages != redact(EMAIL).request.messages
 
 
 def test_what_only_looks_like_a_placeholder_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    tags = iter(["deadbeef", "abad1dea", "0badcafe"])  # the first has no digit, the second is in the text
+    tags = iter(["fadedbee", "abad1dea", "0badcafe"])  # the first has no digit, the second is in the text
     monkeypatch.setattr(secrets, "token_hex", lambda _: next(tags))
     text = f"EMAIL_1_deadbeef EMAIL_1_ABAD1DEA EMAIL_9_00000000 {EMAIL}"
     redaction = redact(text)
@@ -223,7 +230,8 @@ def test_a_value_that_is_recognized_once_is_replaced_everywhere() -> None:
                 {"role": "user", "content": "zq7Kx9pLw2 is what? My password is zq7Kx9pLw2. xzq7Kx9pLw2y"},
                 calls({"zq7Kx9pLw2": "zq7Kx9pLw2"}),
                 {"role": "user", "content": PEM.replace('"\\', "")},
-                {"role": "user", "content": "NHS number 943 476 5919; as 9434765919"},
+                {"role": "user", "content": "NHS number 943 476 5919"},
+                {"role": "user", "content": "as 9434765919"},
             ],
             tools=ToolUse([Tool("f", "zq7Kx9pLw2")]),
         )
@@ -232,6 +240,32 @@ def test_a_value_that_is_recognized_once_is_replaced_everywhere() -> None:
     assert "zq7Kx9pLw2" not in out
     assert "9434765919" not in out
     assert redaction.counts["PASSWORD"] == 1
+
+
+def test_a_value_is_replaced_where_json_escapes_it_too() -> None:
+    value = 'é"b\nc'
+    texts = [f"raw {value}.", f"one {json.dumps(value)}", f"two {json.dumps(value, ensure_ascii=False)}"]
+    redaction = Redactor([Finds(value)]).redact(asks(*texts))
+    contents = [message["content"] for message in redaction.request.messages]
+    assert [content.partition("WORD_")[0] for content in contents] == ["raw ", 'one "', 'two "']
+    assert [redaction.restore(content) for content in contents] == texts
+
+
+def test_what_covers_a_placeholder_and_marks_around_it_is_left_alone() -> None:
+    class Around:
+        def find(self, text: str) -> Iterable[Finding]:
+            return [Finding(0, len(text), "ALL")] if text.startswith("<WORD") else []
+
+    redaction = Redactor([Finds("abc"), Around()]).redact(asks("<abc> !"))
+    assert redaction.counts == {"WORD": 1}
+
+
+def test_a_result_that_is_json_stays_json() -> None:
+    result = '{"card": 4111111111111111, "password": "a \\"b\\" c"}'
+    redaction = REDACTOR.redact(ChatRequest([{"role": "tool", "content": result}]))
+    value = json.loads(redaction.request.messages[0]["content"])
+    assert (value["card"][:7], value["password"][:11]) == ("CARD_1_", "PASSWORD_2_")
+    assert json.loads(redaction.restore(json.dumps(value), in_json=True))["password"] == 'a "b" c'
 
 
 def test_a_word_is_not_replaced_inside_other_words() -> None:
