@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from edgelm.runtime.certainty import TokenCertainty
@@ -32,9 +33,7 @@ class LocalAnswer:
     @property
     def calls(self) -> tuple[CallPiece, ...]:
         """Whole."""
-        pieces = [event.piece for event in self.said if isinstance(event, ToolCallDelta)]
-        heads = [piece for piece in pieces if piece.name is not None]
-        return tuple(replace(head, arguments="".join(piece.arguments for piece in pieces if piece.index == head.index)) for head in heads)
+        return whole_calls([event.piece for event in self.said if isinstance(event, ToolCallDelta)])
 
     @classmethod
     def thought_over(cls, thought: Thought, usage: Usage | None) -> LocalAnswer:
@@ -42,3 +41,9 @@ class LocalAnswer:
         said: list[Event] = [TextDelta(0, thought.text)] if thought.text else []
         said += [ToolCallDelta(0, call) for call in thought.calls]
         return cls(said, [Finish(0, "tool_calls" if thought.calls else "stop")], usage=usage)
+
+
+def whole_calls(pieces: Sequence[CallPiece]) -> tuple[CallPiece, ...]:
+    """Calls with all of their arguments, from their pieces."""
+    heads = [piece for piece in pieces if piece.name is not None]
+    return tuple(replace(head, arguments="".join(piece.arguments for piece in pieces if piece.index == head.index)) for head in heads)
