@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import monotonic
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from edgelm.runtime.router.router import Router
 
 _CLOUD_FAULTS = (CloudError, BudgetExceededError, EgressRefusedError, RecordError, RedactionError, BusyError)
+_RULES = (BudgetExceededError, EgressRefusedError, RedactionError)
+_TO_SPEND = 0.9  # of the time that is left, where the answer of this device is there
 _KEPT = 0.5  # of the time that is left, for an answer of this device that is not there yet
 
 
@@ -67,6 +69,7 @@ class Routing:
         self._asker = asker
         self._plan = plan
         self._say = say
+        self._id = asker.request_id or uuid.uuid4().hex
         self._begin = monotonic()
         self._told = RouteDecision("local", plan.reason, plan.why)
         self._account = Account()
@@ -209,10 +212,19 @@ class Routing:
             self._told = replace(self._told, reason="cloud failed", why=str(error), fault=str(error))
             if self._on_screen is self._account and self._asker.reading != "restarts":
                 raise  # what was shown of the cloud's answer cannot be taken back
+            if isinstance(error, _RULES):
+                await self._note_kept(type(error).__name__)
             return False
         except _NotConsentedError:
+            await self._note_kept("not consented")
             return False
         return True
+
+    async def _note_kept(self, reason: str) -> None:
+        cloud = self._router.cloud
+        assert cloud is not None, "a plan that may ask has a cloud"
+        with suppress(RecordError, BusyError):  # nothing has left, so the note of it is all that is lost
+            await cloud.kept(self._id, min(self._router.policy.level, self._asker.level), reason)
 
     async def _ask(self, reason: str, why: str, answer: LocalAnswer | None, thought: Thought | None) -> None:
         router, cloud, asker = self._router, self._router.cloud, self._asker
@@ -226,9 +238,9 @@ class Routing:
         self._told = replace(self._told, redacted=entities)
         has_consent = verdict.level is Level.ASK and (self._plan.has_consent or await self._has_consent(body, entities))
         permit = router.policy.permit(levels, cloud.endpoint.address.url, body, redaction is not None, has_consent)
-        purpose = Purpose(uuid.uuid4().hex, reason, entities)
+        purpose = Purpose(self._id, reason, entities)
         left = self._left().timeout_s
-        timeout_s = None if left is None else left * (_KEPT if answer is None else 1.0)
+        timeout_s = None if left is None else left * (_KEPT if answer is None else _TO_SPEND)
         restorer = None if redaction is None else AnswerRestorer(redaction)
         is_passed = asker.reading == "restarts" or (asker.reading == "stream" and not self._strategy.holds_cloud)
         held: list[Event] = []
