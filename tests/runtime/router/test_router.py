@@ -134,9 +134,8 @@ def test_ask_leaves_a_question_whose_answer_lets_this_conversation_out_once(tmp_
         routed = Routed(tmp_path, cloud.url, Level.ASK)
         heard = routed.ask("A secret?", request_id="req_7")
         question = heard.told.consent
-        assert [(each.kind, each.fields["request"], each.fields["reason"]) for each in routed.records] == [
-            ("refused", "req_7", "not consented")
-        ]
+        (record,) = routed.records
+        assert (record.kind, record.fields["request"], record.fields["reason"]) == ("refused", "req_7", "not consented")
         assert (heard.text, heard.told.reason, cloud.n_connections) == (LOCAL, "not consented", 0)
         assert question is not None
         assert (question.endpoint, question.model) == (cloud.url.removesuffix("/v1"), "strong")
