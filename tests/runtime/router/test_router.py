@@ -135,7 +135,7 @@ def test_ask_leaves_a_question_whose_answer_lets_this_conversation_out_once(tmp_
         heard = routed.ask("A secret?", request_id="req_7")
         question = heard.told.consent
         (record,) = routed.records
-        assert (record.kind, record.fields["request"], record.fields["reason"]) == ("refused", "req_7", "not consented")
+        assert (record.kind, record.fields["request"], record.fields["reason"]) == ("refused", "req_7", "no consent")
         assert (heard.text, heard.told.reason, cloud.n_connections) == (LOCAL, "not consented", 0)
         assert question is not None
         assert (question.endpoint, question.model) == (cloud.url.removesuffix("/v1"), "strong")
