@@ -70,7 +70,7 @@ def final_answer(text: str) -> str | None:
         found = _value(marked) if marked else None
         if found is not None:
             return found
-    if "```" in text:
+    if "```" in text or "\\boxed{" in text:  # a program, or a box that is not closed
         return None
     plain = _plain(text)
     return _begins_with(plain) or (_value(plain) if len(plain.split()) <= _MOST_WORDS else _last_number(plain))
