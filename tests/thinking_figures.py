@@ -32,11 +32,10 @@ from edgelm.runtime.router.vote import Vote
 
 Array = NDArray[np.float64]
 ASKER = Asker("figures")
-GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
-DRAWN = SamplingParams(max_tokens=64)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=80)
+DRAWN = SamplingParams(max_tokens=80)
 N_MADE = 200
 AT_ONCE, ONE_BY_ONE = (4, 8, 16), (4, 8)
-SHORT = "\nGive the calculation in one line, and end with: The answer is N."
 
 
 @dataclass(frozen=True)
@@ -67,25 +66,20 @@ Way = Callable[[ChatRequest], Awaitable[tuple[str | None, int, int, float]]]
 
 
 def made_tasks(n: int) -> Iterator[Task]:
+    """Easy ones, for small models: n of each kind."""
     import reasoning_gym
 
-    for kind, options in (
-        ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}),
-        ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}),
-        ("chain_sum", {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}),
-    ):
-        for entry in reasoning_gym.create_dataset(kind, size=n, seed=11, **options):
-            yield Task(kind, entry["question"], str(entry["answer"]))
+    for entry in reasoning_gym.create_dataset("products", size=n, seed=11, min_terms=2, max_terms=2, min_digits=1, max_digits=1):
+        yield Task("products", entry["question"], str(entry["answer"]))
     rng = random.Random(11)
     for _ in range(n):
         name, thing = rng.choice(["Ann", "Bob", "Tom", "Mia"]), rng.choice(["apples", "books", "coins", "pens"])
-        a, b, c = rng.randint(4, 20), rng.randint(2, 9), rng.randint(1, 3)
-        yield Task(
-            "two steps",
-            f"{name} has {a} {thing}, gets {b} more and gives {c} away. How many {thing} does {name} have now?{SHORT}",
-            str(a + b - c),
-        )
-        yield Task("groups", f"There are {b} boxes with {c + 1} {thing} each. How many {thing} are there?{SHORT}", str(b * (c + 1)))
+        a, b = rng.randint(2, 9), rng.randint(2, 9)
+        yield Task("more", f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?", str(a + b))
+        yield Task("fewer", f"{name} has {a + b} {thing} and loses {b}. How many {thing} are left?", str(a))
+        yield Task("groups", f"There are {a} boxes with {b} {thing} each. How many {thing} are there in total?", str(a * b))
+        a, b = rng.sample(range(10, 100), 2)
+        yield Task("larger", f"Which number is larger, {a} or {b}? Say only the number.", str(max(a, b)))
 
 
 def read_tasks(file: Path) -> Iterator[Task]:
@@ -212,7 +206,11 @@ def report(tasks: list[Task], results: dict[str, list[Tried]]) -> None:
         return float(right[name][chosen].mean() / seconds[name][chosen].mean())
 
     def against(name: str, base: str) -> str:
-        return shown(lambda chosen: per_second(name, chosen) / per_second(base, chosen), n)
+        def ratio(chosen: NDArray[np.intp]) -> float:
+            below = per_second(base, chosen)
+            return per_second(name, chosen) / below if below else float("nan")
+
+        return shown(ratio, n)
 
     print(f"{n} tasks: " + ", ".join(sorted({task.kind for task in tasks})))
     for name, tried in results.items():
@@ -225,6 +223,8 @@ def report(tasks: list[Task], results: dict[str, list[Tried]]) -> None:
         )
     for k in ONE_BY_ONE:
         print(f"accuracy per second, {k} at once / {k} one by one: {against(f'{k} at once', f'{k} one by one')}")
+    for name in results:
+        print(f"accuracy per second, {name} / one sample: {against(name, 'one sample')}")
     for name in ("adaptive, 16 in waves of 4", "adaptive, 16 in one wave", "greedy, then adaptive"):
         print(f"accuracy per second, {name} / 16 at once: {against(name, '16 at once')}")
     for name in (

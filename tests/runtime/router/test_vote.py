@@ -92,8 +92,8 @@ def test_the_probability_of_a_lead_is_the_integral_over_the_beta_distribution(n_
 
 
 def test_the_probability_of_a_lead_holds_for_many_votes() -> None:
-    assert probability_of_lead(2000, 1000) == pytest.approx(1.0)
-    assert probability_of_lead(1500, 1500) == pytest.approx(0.5)
+    assert probability_of_lead(600, 300) == pytest.approx(1.0)
+    assert probability_of_lead(600, 600) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, 1.1, float("nan")])
