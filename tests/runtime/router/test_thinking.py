@@ -177,7 +177,7 @@ def test_no_sample_is_asked_for_where_the_first_answer_cannot_be_compared() -> N
 
 
 def test_a_sample_that_was_cut_off_has_no_answer() -> None:
-    model = ScriptedModel([*said(0, "The answer is 4", "length"), *said(1, "42"), *said(2, "42"), Usage(9, 0, 3, 0.1, 0.1)])
+    model = ScriptedModel([*said(0, "The answer is 42", "length"), *said(1, "42"), *said(2, "42"), Usage(9, 0, 3, 0.1, 0.1)])
     thought = thought_of(model, ThinkingBudget(samples=3, wave=3))
     assert (thought.answer, thought.agreement) == ("42", pytest.approx(2 / 3))
 

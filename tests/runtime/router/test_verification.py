@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from math import log
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgelm.backends.scripted import ScriptedBackend
 from edgelm.errors import DeadlineError
-from edgelm.runtime.chat_model import Asker, ChatRequest
+from edgelm.runtime.chat_model import Asker, ChatRequest, Event, Events, TextDelta
 from edgelm.runtime.llm import LLM
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.results import TopToken
@@ -101,3 +101,36 @@ def test_where_there_is_no_room_for_the_question_there_is_no_opinion(ask: Ask) -
 def test_errors_are_the_callers(ask: Ask) -> None:
     with pytest.raises(DeadlineError):
         ask(logits(yes=0.0), timeout_s=-1.0)
+
+
+class _Open:
+    """Says something without log probabilities, and perhaps fails. n_open: events that were not closed."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.n_open = 0
+        self.error = error
+
+    async def chat(self, request: ChatRequest, asker: Asker) -> Events:
+        self.n_open += 1
+        return Events(self._events(), self._release)
+
+    def _release(self) -> None:
+        self.n_open -= 1
+
+    async def _events(self) -> AsyncIterator[Event]:
+        yield TextDelta(0, "yes")
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_model_without_log_probabilities_has_no_opinion() -> None:
+    model = _Open(None)
+    assert asyncio.run(self_verification(model, REQUEST, "It is 7.", Asker())) is None
+    assert model.n_open == 0
+
+
+def test_nothing_stays_open_after_an_error() -> None:
+    model = _Open(DeadlineError("late"))
+    with pytest.raises(DeadlineError, match="late"):
+        asyncio.run(self_verification(model, REQUEST, "It is 7.", Asker()))
+    assert model.n_open == 0
