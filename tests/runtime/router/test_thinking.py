@@ -209,6 +209,21 @@ def test_calls_of_tools_are_compared_and_given_back_whole() -> None:
     assert thought.agreement == pytest.approx(3 / 4)
 
 
+def test_several_calls_of_one_sample_stay_apart() -> None:
+    def begin(index: int, arguments: str) -> list[Event]:
+        return [ToolCallDelta(0, CallPiece(index, "", f"call_{index}", "weather")), ToolCallDelta(0, CallPiece(index, arguments))]
+
+    model = ScriptedModel([*begin(0, '{"day": 1}'), *begin(1, '{"day": 2}'), Finish(0, "tool_calls"), Usage(9, 0, 9, 0.1, 0.1)])
+    thought = thought_of(model, ThinkingBudget(samples=1))
+    assert [call.arguments for call in thought.calls] == ['{"day": 1}', '{"day": 2}']
+    assert thought.answer == 'weather({"day":1})\nweather({"day":2})'
+
+
+def test_a_majority_that_only_the_last_sample_makes_was_not_clear() -> None:
+    thought = thought_of(ScriptedModel(wave("1", "2", "1", usage=33)), ThinkingBudget(samples=3, wave=3))
+    assert (thought.answer, thought.stopped, thought.n_tokens) == ("1", "samples", 33)
+
+
 def test_who_waits_no_longer_than_so_waits_no_longer_for_all_waves() -> None:
     model = ScriptedModel(wave("1"), wave("2"))
     thought_of(model, ThinkingBudget(samples=2, wave=1))

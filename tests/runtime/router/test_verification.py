@@ -111,6 +111,7 @@ class _Open:
         self.error = error
 
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
+        assert (request.n, asker.client) == (1, "ann")
         self.n_open += 1
         return Events(self._events(), self._release)
 
@@ -125,12 +126,12 @@ class _Open:
 
 def test_a_model_without_log_probabilities_has_no_opinion() -> None:
     model = _Open(None)
-    assert asyncio.run(self_verification(model, REQUEST, "It is 7.", Asker())) is None
+    assert asyncio.run(self_verification(model, REQUEST, "It is 7.", Asker("ann"))) is None
     assert model.n_open == 0
 
 
 def test_nothing_stays_open_after_an_error() -> None:
     model = _Open(DeadlineError("late"))
     with pytest.raises(DeadlineError, match="late"):
-        asyncio.run(self_verification(model, REQUEST, "It is 7.", Asker()))
+        asyncio.run(self_verification(model, REQUEST, "It is 7.", Asker("ann")))
     assert model.n_open == 0
