@@ -2,6 +2,8 @@
 
 python tests/thinking_figures.py MODEL made SECONDS           tasks that are made here, until the time is over
 python tests/thinking_figures.py MODEL TASKS_FILE SECONDS     tasks of a file, one a line: {"task": kind, "prompt": ..., "answer": ...}
+python tests/thinking_figures.py MODEL batches SECONDS        no tasks: what k samples of 40 tokens at once cost, beside one sample
+A last argument, if there is one, is the number of threads that compute.
 
 Every task is answered in every way, in an order that is drawn anew for each, so that what else the machine does meets all ways alike.
 The prompt has been computed before, as it has for a first answer. Figures are ratios, with 95 % intervals from 2,000 bootstrap samples of
@@ -244,15 +246,45 @@ def report(tasks: list[Task], results: dict[str, list[Tried]]) -> None:
         print(f"{kind}: " + ", ".join(f"{name} {right[name][chosen].mean():.2f}" for name in results))
 
 
-def main(model: str, source: str, seconds: str) -> None:
-    tasks = list(made_tasks(N_MADE) if source == "made" else read_tasks(Path(source)))
-    random.Random(3).shuffle(tasks)
-    local = LocalModel(LLM(model))
+async def batches(model: LocalModel, seconds: float) -> None:
+    messages = [{"role": "user", "content": "Tell me a long story about a king, two daughters, a wood and a well."}]
+    params = SamplingParams(max_tokens=40, ignore_eos=True)
+
+    async def took(n: int) -> float:
+        begin = time.perf_counter()
+        await answers(model, ChatRequest(messages, params, n))
+        return time.perf_counter() - begin
+
+    await took(1)
+    sizes = (1, 2, *AT_ONCE)
+    rounds: list[list[float]] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        order = random.sample(sizes, len(sizes))
+        times = {n: await took(n) for n in order}
+        rounds.append([times[n] for n in sizes])
+    table = np.array(rounds)
+    for i, n in enumerate(sizes):
+
+        def cost(chosen: NDArray[np.intp], i: int = i) -> float:
+            return float(np.median(table[chosen, i] / table[chosen, 0]))
+
+        speed = shown(lambda chosen, n=n, cost=cost: n / cost(chosen), len(table))
+        print(f"{n} at once: {shown(cost, len(table))} of one sample's time, {speed} of its tokens per second ({len(table)} rounds)")
+
+
+def main(model: str, source: str, seconds: str, n_threads: str | None = None) -> None:
+    local = LocalModel(LLM(model, n_threads=int(n_threads) if n_threads else None))
     try:
+        if source == "batches":
+            asyncio.run(batches(local, float(seconds)))
+            return
+        tasks = list(made_tasks(N_MADE) if source == "made" else read_tasks(Path(source)))
+        random.Random(3).shuffle(tasks)
         results = asyncio.run(measure(local, tasks, float(seconds)))
+        report(tasks[: len(results["greedy"])], results)
     finally:
         local.close()
-    report(tasks[: len(results["greedy"])], results)
 
 
 if __name__ == "__main__":
