@@ -3,7 +3,8 @@
 python tests/thinking_figures.py MODEL made SECONDS           tasks that are made here, until the time is over
 python tests/thinking_figures.py MODEL TASKS_FILE SECONDS     tasks of a file, one a line: {"task": kind, "prompt": ..., "answer": ...}
 python tests/thinking_figures.py MODEL batches SECONDS        no tasks: what k samples of 40 tokens at once cost, beside one sample
-A last argument, if there is one, is the number of threads that compute.
+Two more arguments may follow: the number of threads that compute, 0 for as many as edgelm chooses; and ways, separated by semicolons,
+to measure these alone.
 
 Every task is answered in every way, in an order that is drawn anew for each, so that what else the machine does meets all ways alike.
 The prompt has been computed before, as it has for a first answer. Figures are ratios, with 95 % intervals from 2,000 bootstrap samples of
@@ -166,8 +167,8 @@ def counted(found: Iterable[str | None]) -> Vote:
     return vote
 
 
-async def measure(model: LocalModel, tasks: list[Task], seconds: float) -> dict[str, list[Tried]]:
-    all_ways = ways(model)
+async def measure(model: LocalModel, tasks: list[Task], seconds: float, names: str) -> dict[str, list[Tried]]:
+    all_ways = {name: way for name, way in ways(model).items() if not names or name in ("one sample", *names.split(";"))}
     results: dict[str, list[Tried]] = {name: [] for name in all_ways}
     rng = random.Random(5)
     end = time.monotonic() + seconds
@@ -223,19 +224,13 @@ def report(tasks: list[Task], results: dict[str, list[Tried]]) -> None:
         print(
             f"{'':28} accuracy - one sample's {shown(lambda c, name=name: float(right[name][c].mean() - right['one sample'][c].mean()), n)}"
         )
-    for k in ONE_BY_ONE:
+    for k in (k for k in ONE_BY_ONE if {f"{k} at once", f"{k} one by one"} <= set(results)):
         print(f"accuracy per second, {k} at once / {k} one by one: {against(f'{k} at once', f'{k} one by one')}")
     for name in results:
         print(f"accuracy per second, {name} / one sample: {against(name, 'one sample')}")
-    for name in ("adaptive, 16 in waves of 4", "adaptive, 16 in one wave", "greedy, then adaptive"):
+    for name in results if "16 at once" in results else ():
         print(f"accuracy per second, {name} / 16 at once: {against(name, '16 at once')}")
-    for name in (
-        "16 at once",
-        "8 at once",
-        "adaptive, 16 in waves of 4",
-        "greedy, then adaptive",
-        "greedy, self-verified",
-    ):
+    for name in results:
         sure = np.array([each.sureness for each in results[name]])
         known = np.flatnonzero(~np.isnan(sure))
         if known.size:
@@ -273,16 +268,16 @@ async def batches(model: LocalModel, seconds: float) -> None:
         print(f"{n} at once: {shown(cost, len(table))} of one sample's time, {speed} of its tokens per second ({len(table)} rounds)")
 
 
-def main(model: str, source: str, seconds: str, n_threads: str | None = None) -> None:
-    local = LocalModel(LLM(model, n_threads=int(n_threads) if n_threads else None))
+def main(model: str, source: str, seconds: str, n_threads: str = "0", names: str = "") -> None:
+    local = LocalModel(LLM(model, n_threads=int(n_threads) or None))
     try:
         if source == "batches":
             asyncio.run(batches(local, float(seconds)))
             return
         tasks = list(made_tasks(N_MADE) if source == "made" else read_tasks(Path(source)))
         random.Random(3).shuffle(tasks)
-        results = asyncio.run(measure(local, tasks, float(seconds)))
-        report(tasks[: len(results["greedy"])], results)
+        results = asyncio.run(measure(local, tasks, float(seconds), names))
+        report(tasks[: len(results["one sample"])], results)
     finally:
         local.close()
 
