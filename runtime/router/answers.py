@@ -49,8 +49,9 @@ _RATIO = re.compile(r"([-+]?\d{1,40})\s?/\s?(\d{1,40})", re.ASCII)
 _MIXED = re.compile(r"([-+]?)(\d{1,40})\s(\d{1,40})/(\d{1,40})", re.ASCII)
 _ATTACHED_UNIT = re.compile(r"(.*\d)([A-Za-z°€£]{1,3})")
 _HALF_OF_DAY = re.compile(r"(\d)\s?([ap])\.?m\b", re.IGNORECASE)
-_EQUALS = re.compile(r"(?<![<>!=])=+(?!.*=)")
+_EQUALS = re.compile(r"(?<![<>!=])=+(?!.*=)|\b(?:is|are|equals)\s+(?=[-$]?\d)")
 _SEVERAL = re.compile(r",\s|\b(?:or|and)\b")
+_SAYS_OF_NUMBER = re.compile(r"\b(?:not|never|no|cannot)\b|n['’]t\b|\d\s+is\s+(?!the\b|left\b|[-$]?\d)", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -70,7 +71,7 @@ def final_answer(text: str) -> str | None:
         found = _value(marked) if marked else None
         if found is not None:
             return found
-    if "```" in text:
+    if "```" in text or "\\boxed{" in text:  # a program, or a box that is not closed
         return None
     plain = _plain(text)
     return _begins_with(plain) or (_value(plain) if len(plain.split()) <= _MOST_WORDS else _last_number(plain))
@@ -180,7 +181,7 @@ def _value(text: str) -> str | None:
     if number is not None:
         return number
     words, numbers = text.split(), _numbers(text)
-    if len(numbers) == 1 and (len(words) > 3 or _BEGINS_WITH_NUMBER.match(text)):
+    if len(numbers) == 1 and (len(words) > 3 or _BEGINS_WITH_NUMBER.match(text)) and not _SAYS_OF_NUMBER.search(text):
         return numbers[0]
     return _short(text) if len(words) <= _MOST_WORDS else _last_number(text)
 
@@ -189,8 +190,9 @@ def _last_number(text: str) -> str | None:
     """The last number of the last sentence, if it is what the text is about."""
     if len(text.split()) > _MOST_WORDS_OF_NUMBER and not _CALCULATION.search(text):
         return None
-    numbers = _numbers(_SENTENCE_END.split(text)[-1])
-    return numbers[-1] if numbers else None
+    sentence = _SENTENCE_END.split(text)[-1]
+    numbers = _numbers(sentence)
+    return numbers[-1] if numbers and not _SAYS_OF_NUMBER.search(sentence) else None
 
 
 def _numbers(text: str) -> list[str]:

@@ -63,7 +63,7 @@ class Thought:
         n_samples: that came to their end.
         n_tokens: of all samples, also of those that were stopped; as Usage says, or else as many as there were pieces.
         seconds: that it took.
-        stopped: why it ended.
+        stopped: why it ended; "clear" if more samples would not have changed the answer, or most probably not.
     """
 
     text: str
@@ -147,7 +147,8 @@ class _Poll:
             is_under_way: samples that were asked for have not ended.
         """
         budget = self._budget
-        if self._vote.is_clear(budget.samples - self.n_samples):
+        n_left = budget.samples - self.n_samples
+        if n_left > 0 and self._vote.is_clear(n_left):
             return "clear"
         if self.n_tokens >= budget.tokens:
             return "tokens"
@@ -155,7 +156,7 @@ class _Poll:
             return None
         if self._vote.total and self._vote.leader is None:
             return "no comparable answers"
-        return "samples" if self.n_samples >= budget.samples else None
+        return None if n_left > 0 else "samples"
 
     async def ask(self, model: ChatModel, request: ChatRequest, asker: Asker) -> None:
         """One wave."""
