@@ -30,6 +30,7 @@ _PENALTY = 10.0  # so that a weight of a standardized feature is held like by te
 _N_FOLDS = 10
 _LEAST_KINDS = 5  # fewer leave too little to learn from when some are left out
 _LEAST_ROWS = 50
+_ROUNDS = 1000
 _SEED = 0
 
 
@@ -133,7 +134,7 @@ class Evaluation:
         def gain(rows: Rows) -> float:
             return auroc(self.confidence[rows], right[rows]) - auroc(self.mean_logprob[rows], right[rows])
 
-        low, high = bootstrap(gain, len(right), groups=groups, seed=_SEED)
+        low, high = bootstrap(gain, len(right), _ROUNDS, _SEED, groups)
         accuracy = float(right.mean())
         return {
             "n": float(len(right)),
