@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certainty_tasks import tasks
 
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.router.tasks_file import read_tasks
@@ -63,3 +64,13 @@ def test_no_file_and_no_questions_are_refused(tmp_path: Path) -> None:
         read_tasks(tmp_path / "none.jsonl")
     with pytest.raises(InvalidRequestError, match="holds no questions"):
         read_tasks(write(tmp_path / "t.jsonl", "", " "))
+
+
+def test_the_questions_that_come_with_the_tests_are_sound(tmp_path: Path) -> None:
+    rows = list(tasks(5, 1))
+    assert rows == list(tasks(5, 1))
+    assert rows != list(tasks(5, 2))
+    found = read_tasks(write(tmp_path / "t.jsonl", *rows))
+    assert len(found) == len(rows) > 150
+    assert len({task.task for task in found}) > 30
+    assert all(task.grade(task.answer) for task in found)
