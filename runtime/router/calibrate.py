@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -27,9 +28,12 @@ Apart = Literal["kinds", "questions"]
 
 _MEAN = FEATURES.index("logprob_mean")
 _PENALTY = 10.0  # so that a weight of a standardized feature is held like by ten answers against it
-_N_FOLDS = 10
+_N_FOLDS: Mapping[Apart, int] = MappingProxyType({"kinds": 40, "questions": 10})
+"""At most. Kinds differ much in how hard they are, so that figures hang on which are left out together; most often it is each alone."""
 _LEAST_KINDS = 5  # fewer leave too little to learn from when some are left out
 _LEAST_ROWS = 50
+_LEAST_OF_EACH = 10  # right and wrong
+_ROUNDS = 1000
 _SEED = 0
 
 
@@ -77,10 +81,10 @@ class Table:
         known = [(row, whole, features(row.certainties[:n_early])) for row in rows if (whole := features(row.certainties)) is not None]
         right = np.array([row.is_right for row, _, _ in known], np.bool_)
         n_right = int(right.sum())
-        if len(known) < _LEAST_ROWS or min(n_right, len(known) - n_right) < _N_FOLDS:
+        if len(known) < _LEAST_ROWS or min(n_right, len(known) - n_right) < _LEAST_OF_EACH:
             raise InvalidRequestError(
                 f"{len(known)} answers, {n_right} of them right, are too few to calibrate with; give questions that make at least "
-                f"{_LEAST_ROWS}, with {_N_FOLDS} right and {_N_FOLDS} wrong: neither too easy nor too hard for this model"
+                f"{_LEAST_ROWS}, with {_LEAST_OF_EACH} right and {_LEAST_OF_EACH} wrong: neither too easy nor too hard for this model"
             )
         return cls(
             tuple(row.kind for row, _, _ in known),
@@ -133,7 +137,7 @@ class Evaluation:
         def gain(rows: Rows) -> float:
             return auroc(self.confidence[rows], right[rows]) - auroc(self.mean_logprob[rows], right[rows])
 
-        low, high = bootstrap(gain, len(right), groups=groups, seed=_SEED)
+        low, high = bootstrap(gain, len(right), _ROUNDS, _SEED, groups)
         accuracy = float(right.mean())
         return {
             "n": float(len(right)),
@@ -168,12 +172,12 @@ class Fitted:
 
 
 def evaluate(table: Table, apart: Apart) -> Evaluation:
-    """Fit to nine tenths of the kinds or questions, ask about the others, for every tenth.
+    """Leave some kinds or questions out, fit to the others, and ask about those left out, until all have been.
 
     Raises:
-        InvalidRequestError: the answers outside of some tenth are all right or all wrong.
+        InvalidRequestError: the answers that are left are all right or all wrong.
     """
-    folds = folds_of(table.kinds if apart == "kinds" else table.questions, _N_FOLDS)
+    folds = folds_of(table.kinds if apart == "kinds" else table.questions, _N_FOLDS[apart])
     return Evaluation(table, apart, _out_of_fold(table.whole, table.right, folds), _out_of_fold(table.early, table.right, folds))
 
 

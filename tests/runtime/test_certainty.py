@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,3 +142,15 @@ def test_also_where_the_answer_calls_a_tool(make_llm: MakeLLM) -> None:
     assert any(isinstance(event, ToolCallDelta) for event in events)
     heard = [event for event in events if isinstance(event, TextDelta)]
     assert sum(len(event.certainties or ()) for event in heard) == len(said) + 1
+
+
+def test_a_real_model_is_as_certain_as_its_log_probabilities_say(smollm2_path: Path) -> None:
+    with LLM(smollm2_path, n_ctx=256) as llm:
+        question = [{"role": "user", "content": "Name the capital of France."}]
+        done = llm.chat(question, temperature=0, max_tokens=16, logprobs=2, certainty=True)
+    assert done.certainties is not None
+    assert done.logprobs is not None
+    for found, wanted in zip(done.certainties, done.logprobs, strict=False):
+        assert found.logprob == pytest.approx(wanted.logprob, abs=1e-5)
+        assert found.margin == pytest.approx(wanted.top[0].logprob - wanted.top[1].logprob, abs=1e-5)
+    assert len(done.certainties) == done.n_generated + (done.finish_reason == "stop")
