@@ -138,7 +138,7 @@ class RouteDecision:
         n_samples, agreement: answers that were thought over here beside the first, and the part that agreed; None where it is not known.
         local_tokens: generated here, of all samples.
         cloud_input, cloud_output: the endpoint's tokens, as it told them.
-        cost: in the endpoint's currency; the worst case where it did not tell.
+        cost, currency: of the cloud; the worst case where it did not tell what it took. No currency where it was not asked.
         local_s, cloud_s: seconds that either took.
     """
 
@@ -156,6 +156,7 @@ class RouteDecision:
     cloud_input: int = 0
     cloud_output: int = 0
     cost: Decimal = Decimal(0)
+    currency: str | None = None
     local_s: float = 0.0
     cloud_s: float = 0.0
 

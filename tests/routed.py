@@ -43,6 +43,7 @@ class FixedTrust:
     n_early: int = 4
     hopeless: float = 0.05
     threshold: float = 0.7
+    verifies: bool = False
 
     def early(self, certainties: Sequence[TokenCertainty]) -> float | None:
         assert len(certainties) == self.n_early
@@ -51,6 +52,10 @@ class FixedTrust:
     def of(self, certainties: Sequence[TokenCertainty]) -> float | None:
         assert certainties
         return self.confidence
+
+    def verified(self, confidence: float, said_yes: float) -> float | None:
+        assert confidence == self.confidence
+        return said_yes
 
 
 DOUBTS = Strategy(trust=FixedTrust(), thinking="off")

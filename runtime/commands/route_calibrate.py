@@ -57,6 +57,9 @@ def calibrate(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="An HTML page with plots.")] = None,
     samples: Annotated[int, typer.Option(help="Answers to each question.", min=1)] = 1,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Ask the model about each of its answers, too; used later where that is found to help.")
+    ] = False,
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 128,
     seed: options.Seed = 0,
@@ -105,7 +108,7 @@ def calibrate(
     else:
         if answers is not None:
             check_new_file(answers, [tasks, path], overwrite=False)
-        found = _ask(load(str(path), backend, threads, ctx, precision, backend_option or ()), questions, params, samples, sha256)
+        found = _ask(load(str(path), backend, threads, ctx, precision, backend_option or ()), questions, params, samples, sha256, verify)
         if answers is not None:
             save_answers(answers, found)
     rows = _graded(found, questions, samples, answers)
@@ -118,7 +121,7 @@ def calibrate(
     _print(fitted, out, report)
 
 
-def _ask(llm: LLM, questions: Sequence[Task], params: SamplingParams, samples: int, sha256: str) -> Answers:
+def _ask(llm: LLM, questions: Sequence[Task], params: SamplingParams, samples: int, sha256: str, verifies: bool) -> Answers:
     """Ask the model all of them, with a bar on stderr; closes it."""
     from edgelm.runtime.commands.work_bar import work_bar
     from edgelm.runtime.local_model import LocalModel
@@ -128,7 +131,7 @@ def _ask(llm: LLM, questions: Sequence[Task], params: SamplingParams, samples: i
     local = LocalModel(llm, Limits(n_active=_AT_ONCE, n_waiting=_AT_ONCE * samples))
     try:
         with work_bar() as say:
-            rows = asyncio.run(ask(local, questions, params, samples, _AT_ONCE, say))
+            rows = asyncio.run(ask(local, questions, params, samples, _AT_ONCE, say, verifies))
     finally:
         local.close()
     return Answers(sha256, settings_of(params), rows)
@@ -155,7 +158,7 @@ def _graded(found: Answers, questions: Sequence[Task], samples: int, file: Path 
             f"{file} holds no answer, or too few, to {len(missing)} questions such as {question!r:.80}; give another file"
         )
     return [
-        Graded(task.task, task.id, task.grade(row.text), row.certainties)
+        Graded(task.task, task.id, task.grade(row.text), row.certainties, row.said_yes)
         for task in questions
         for row in (answers[task.id, i] for i in range(samples))
     ]
@@ -207,6 +210,10 @@ def _print(fitted: Fitted, out: Path, report: Path | None) -> None:
     print(
         f"Threshold {calibration.threshold:.3f} for {calibration.origin.target}: {held_out['threshold.cloud_share']:.1%} to the cloud{kept}"
     )
+    if "verification.gain" in held_out:
+        gain, low, high = (held_out[f"verification.{name}"] for name in ("gain", "low", "high"))
+        used = "used" if calibration.verification is not None else "not used"
+        print(f"Asking the model about its own answers: AUROC {gain:+.3f}, 95% interval {low:+.3f} to {high:+.3f}; {used}")
     print(f"More thought may help between {calibration.low:.3f} and {calibration.high:.3f}")
     print(out)
     if report is not None:

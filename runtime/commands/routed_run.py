@@ -66,7 +66,7 @@ async def _answer(router: Router, request: ChatRequest, as_json: bool, stats: bo
 
 def _line(told: RouteDecision) -> str:
     where = "this device" if told.route == "local" else "the cloud"
-    spent = f", {told.cloud_input} + {told.cloud_output} tokens there, cost {told.cost}" if told.cloud_input else ""
+    spent = f", {told.cloud_input} + {told.cloud_output} tokens there, cost {told.cost} {told.currency}" if told.cloud_input else ""
     confidence = "" if told.confidence is None else f"; confidence {told.confidence:.0%}"
     return f"[from {where}: {told.why}{confidence}; {told.local_tokens} tokens here in {told.local_s:.1f} s{spent}]"
 

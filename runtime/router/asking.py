@@ -42,7 +42,7 @@ class Asking:
         request_id: what logs call the request.
 
     Attributes:
-        account: what it took so far.
+        account: what it took so far, in the currency.
         redacted: kinds of personal data that were replaced, and how many.
         question: that a person must answer first, where one was left.
         lacks_consent: no person has agreed, though one must.
@@ -59,6 +59,7 @@ class Asking:
         request_id: str,
     ) -> None:
         self.account = Account()
+        self.currency = cloud.endpoint.currency
         self.redacted: Mapping[str, int] = {}
         self.question: ConsentRequest | None = None
         self.lacks_consent = False

@@ -20,6 +20,7 @@ from edgelm.runtime.router.confidence import Calibration, Early, Origin
 from edgelm.runtime.router.logistic import Logistic
 from edgelm.runtime.router.metrics import Reliability, Rows, aurc, auroc, bootstrap, reliability
 from edgelm.runtime.router.target import Target, grey_band, outcome, threshold_of
+from edgelm.runtime.router.verify_answers import Verification, learn
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -45,12 +46,14 @@ class Graded:
         kind: of question.
         question: another one for another question.
         certainties: as TextDelta tells them.
+        said_yes: p(yes) of the model, asked whether it is right; None where that is not known.
     """
 
     kind: str
     question: str
     is_right: bool
     certainties: tuple[TokenCertainty, ...]
+    said_yes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Table:
     Attributes:
         whole, early: features of the answers and of their beginnings, float64 [n, n_features].
         right: bool [n].
+        said_yes: float64 [n], nan where it is not known.
         n_unknown: answers that were left out.
     """
 
@@ -68,6 +72,7 @@ class Table:
     whole: Array
     early: Array
     right: Bools
+    said_yes: Array
     n_early: int
     n_unknown: int
 
@@ -92,6 +97,7 @@ class Table:
             np.array([whole for _, whole, _ in known]),
             np.array([early for _, _, early in known]),
             right,
+            np.array([np.nan if row.said_yes is None else row.said_yes for row, _, _ in known]),
             n_early,
             len(rows) - len(known),
         )
@@ -208,6 +214,10 @@ def fit(
     outcomes = {"cloud_share": found.cloud_share, "kept_accuracy": found.kept_accuracy, "accuracy": found.accuracy}
     held_out = {f"{each.apart}.{name}": value for each in evaluations for name, value in each.figures.items()}
     held_out |= {f"threshold.{name}": value for name, value in outcomes.items() if value is not None}
+    verification = _verification(first)
+    if verification is not None:
+        names = {"verification.gain": verification.gain, "verification.low": verification.low, "verification.high": verification.high}
+        held_out |= names
     calibration = Calibration(
         model=model,
         model_sha256=model_sha256,
@@ -219,8 +229,22 @@ def fit(
         high=high,
         held_out={name: value for name, value in held_out.items() if math.isfinite(value)},
         origin=origin,
+        verification=None if verification is None else verification.logistic,
     )
     return Fitted(calibration, evaluations)
+
+
+def _verification(judged: Evaluation) -> Verification | None:
+    """What self-verification adds; None where too few answers have it."""
+    table = judged.table
+    known = np.isfinite(table.said_yes)
+    n_right = int(table.right[known].sum())
+    if known.sum() < _LEAST_ROWS or min(n_right, int(known.sum()) - n_right) < _LEAST_OF_EACH:
+        return None
+    names = table.kinds if judged.apart == "kinds" else table.questions
+    groups = [name for name, is_known in zip(names, known, strict=True) if is_known]
+    folds = folds_of(groups, _N_FOLDS[judged.apart])
+    return learn(judged.confidence[known], table.said_yes[known], table.right[known], folds, groups)
 
 
 def folds_of(groups: Sequence[str], n_folds: int) -> NDArray[np.intp]:

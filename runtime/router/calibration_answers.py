@@ -15,6 +15,7 @@ from edgelm.runtime.certainty import TokenCertainty
 from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Finish, TextDelta
 from edgelm.runtime.router.json_file import write_text
 from edgelm.runtime.router.tasks_file import Task
+from edgelm.runtime.router.verification import self_verification
 from edgelm.runtime.sampling import SamplingParams
 
 _VERSION = 1
@@ -32,6 +33,7 @@ class Answer:
         sample: which of the answers to the same question, from 0.
         finish: why it ended: "stop" or "length".
         certainties: of its tokens and its end, as TextDelta tells them.
+        said_yes: p(yes) of the model, asked whether it is right; None where it was not asked, or it cannot be told.
     """
 
     question: str
@@ -39,6 +41,7 @@ class Answer:
     text: str
     finish: str
     certainties: tuple[TokenCertainty, ...]
+    said_yes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,13 @@ def settings_of(params: SamplingParams) -> dict[str, float | int | None]:
 
 
 async def ask(
-    model: ChatModel, tasks: Sequence[Task], params: SamplingParams, samples: int = 1, n_at_once: int = 32, say: Say | None = None
+    model: ChatModel,
+    tasks: Sequence[Task],
+    params: SamplingParams,
+    samples: int = 1,
+    n_at_once: int = 32,
+    say: Say | None = None,
+    verifies: bool = False,
 ) -> tuple[Answer, ...]:
     """The model's answers to all questions, many computed together.
 
@@ -70,6 +79,7 @@ async def ask(
         samples: answers to each question.
         n_at_once: questions that are asked together.
         say: told how many of how many questions are answered.
+        verifies: ask the model about each of its answers, too.
 
     Raises:
         InvalidRequestError, TemplateError: a question cannot be asked.
@@ -81,6 +91,8 @@ async def ask(
         nonlocal n_done
         async with places:
             found = await _ask_one(model, task, replace(params, certainty=True), samples)
+            if verifies:
+                found = [await _verified(model, task, answer) for answer in found]
         n_done += 1
         if say is not None:
             say("asking", n_done, len(tasks))
@@ -110,6 +122,11 @@ async def _ask_one(model: ChatModel, task: Task, params: SamplingParams, samples
     if not all(finishes):
         raise ClosedError("the model ended in the middle of an answer; load it anew")
     return [Answer(task.id, i, texts[i], finishes[i], tuple(certainties[i])) for i in range(samples)]
+
+
+async def _verified(model: ChatModel, task: Task, answer: Answer) -> Answer:
+    said_yes = await self_verification(model, ChatRequest(task.messages), answer.text, Asker())
+    return replace(answer, said_yes=said_yes)
 
 
 def save_answers(path: Path, answers: Answers) -> None:

@@ -35,6 +35,7 @@ class Endpoint:
         most_tokens: of an answer; a request can only ask for fewer.
         timeout_s: for a whole answer, all attempts together.
         left_out: see body_of.
+        currency: of its prices, as "USD".
         limits: of one attempt.
         backoff: between attempts.
     """
@@ -44,6 +45,7 @@ class Endpoint:
     most_tokens: int = 1024
     timeout_s: float = 60.0
     left_out: Sequence[str] = ()
+    currency: str = "USD"
     limits: Limits = field(default_factory=Limits)
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -88,11 +90,9 @@ class CloudEndpoint:
             for n_failed in itertools.count(1):
                 if rest_s := self._breaker.rest_s():
                     raise CloudError(f"{endpoint.address.origin} failed too often, and is left alone for {rest_s:.0f} s", "resting", False)
-                has_begun = False
                 try:
                     async with aclosing(self._attempt(permit, body, n_output, purpose, account, deadline)) as events:
                         async for event in events:
-                            has_begun = True
                             yield event
                     self._breaker.succeeded()
                     return
@@ -101,7 +101,7 @@ class CloudEndpoint:
                         self._breaker.failed()
                     wait_s = endpoint.backoff.wait_s(n_failed, error.retry_after_s)
                     ends = asyncio.get_running_loop().time() + wait_s >= deadline or n_failed >= endpoint.backoff.attempts
-                    if has_begun or ends or not _may_come_again(error) or not self._retries.spend():
+                    if ends or not _may_come_again(error) or not self._retries.spend():
                         raise
                 await asyncio.sleep(wait_s)
         finally:

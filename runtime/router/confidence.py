@@ -15,6 +15,7 @@ from edgelm.runtime.certainty import TokenCertainty
 from edgelm.runtime.router.certainty_features import FEATURES, features
 from edgelm.runtime.router.json_file import read_json, write_json
 from edgelm.runtime.router.logistic import Logistic
+from edgelm.runtime.router.verify_answers import inputs_of
 
 _VERSION = 1
 _ENDING = ".confidence.json"
@@ -76,6 +77,7 @@ class Calibration:
         low, high: below low an answer is distrusted, from high on it is trusted, and between them more thought may help.
         held_out: figures of answers that the regressions were not fitted to, by name; see calibrate.Evaluation.figures.
         origin: how it was made.
+        verification: of the confidence and p(yes) of self-verification together; None where that was not tried, or does not help.
 
     Raises:
         InvalidRequestError: the parts do not belong together.
@@ -91,6 +93,7 @@ class Calibration:
     high: float
     held_out: Mapping[str, float]
     origin: Origin
+    verification: Logistic | None = None
 
     def __post_init__(self) -> None:
         if self.feature_names != FEATURES:
@@ -103,6 +106,8 @@ class Calibration:
             shapes = {array.shape for array in (logistic.mean, logistic.scale, logistic.weights)}
             if shapes != {(len(self.feature_names),)} or not (logistic.scale > 0).all():
                 raise InvalidRequestError("a regression does not have one mean, one positive scale and one weight for each feature")
+        if self.verification is not None and self.verification.weights.shape != (2,):
+            raise InvalidRequestError("the verification weighs two things, the confidence and what the model says of its answer")
         if self.early is not None and self.early.n_tokens < 1:
             raise InvalidRequestError(f"the early confidence looks at {self.early.n_tokens} tokens; it needs at least one")
 
@@ -126,6 +131,7 @@ class Calibration:
             "high": self.high,
             "held_out": dict(self.held_out),
             "origin": {**vars(self.origin), "sampling": dict(self.origin.sampling)},
+            "verification": None if self.verification is None else _logistic_to_json(self.verification),
         }
 
     @classmethod
@@ -154,6 +160,7 @@ class Calibration:
                 high=_number(value["high"]),
                 held_out={_text(name): _number(figure) for name, figure in value["held_out"].items()},
                 origin=_origin_from_json(value["origin"]),
+                verification=None if value["verification"] is None else _logistic_from_json(value["verification"]),
             )
         except KeyError as error:
             raise InvalidRequestError(f"it is no whole calibration: {error} is missing") from None
@@ -206,6 +213,12 @@ class Confidence:
     def of(self, certainties: Sequence[TokenCertainty] | None) -> float | None:
         """Probability that a whole answer is right; None where it is not known."""
         return None if self.calibration is None else _probability(self.calibration.whole, certainties)
+
+    def verified(self, confidence: float, said_yes: float) -> float | None:
+        """Probability that an answer is right, by its confidence and by what the model said of it; None where the latter does not help."""
+        if self.calibration is None or self.calibration.verification is None:
+            return None
+        return float(self.calibration.verification.probability(inputs_of(np.array(confidence), np.array(said_yes))))
 
     def early(self, certainties: Sequence[TokenCertainty] | None) -> float | None:
         """Probability that an answer will be right, from its beginning; None where it is not known.

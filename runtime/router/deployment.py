@@ -95,7 +95,7 @@ def _endpoint(cloud: file.Cloud) -> Endpoint:
     address = Address(
         url if url.endswith("/chat/completions") else f"{url}/chat/completions", key_of(cloud.key_env, cloud.keyring), cloud.proxy
     )
-    return Endpoint(address, cloud.model, cloud.max_tokens, cloud.timeout, cloud.left_out, Limits(silence_s=cloud.silence))
+    return Endpoint(address, cloud.model, cloud.max_tokens, cloud.timeout, cloud.left_out, cloud.currency, Limits(silence_s=cloud.silence))
 
 
 def _limits(budget: file.Budget) -> BudgetLimits:

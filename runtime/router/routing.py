@@ -28,6 +28,7 @@ from edgelm.runtime.router.ledger import Account
 from edgelm.runtime.router.local_answer import LocalAnswer
 from edgelm.runtime.router.strategy import Strategy
 from edgelm.runtime.router.thinking import Thought, think
+from edgelm.runtime.router.verification import self_verification
 
 _TO_SPEND = 0.9  # of the time that is left, where the answer of this device is there
 _KEPT = 0.5  # of the time that is left, for an answer of this device that is not there yet
@@ -167,6 +168,11 @@ class Routing:
             return self._end(answer, "confident", f"the answer is right with a probability of {confidence:.0%}")
         if self._on_screen is answer and self._asker.reading == "stream":
             return self._end(answer, "shown already", "the answer lost confidence after it was shown, and the reader cannot take it back")
+        if (verified := await self._verify(answer, confidence)) is not None:
+            self._told = replace(self._told, confidence=verified)
+            if trust is not None and verified >= trust.threshold:
+                return self._end(answer, "verified", f"asked about it, the model stands by its answer, which is right in {verified:.0%}")
+            confidence = verified
         thought = await self._think(answer, confidence)
         if thought is not None:
             self._told = replace(self._told, agreement=thought.agreement, n_samples=thought.n_samples)
@@ -188,6 +194,17 @@ class Routing:
         if await self._ask_cloud(reason, why, answer, thought):
             return None
         return self._end(answer, *(self._kept_by or (reason, why)), thought)
+
+    async def _verify(self, answer: LocalAnswer, confidence: float | None) -> float | None:
+        """The confidence after the model was asked about its answer; None where that does not help, or cannot be done."""
+        trust = self._strategy.trust
+        if trust is None or confidence is None or not trust.verifies or self._strategy.thinking == "off" or answer.calls:
+            return None
+        try:
+            said_yes = await self_verification(self._local, self._request, answer.text, self._left())
+        except (BusyError, DeadlineError):
+            return None
+        return None if said_yes is None else trust.verified(confidence, said_yes)
 
     async def _think(self, answer: LocalAnswer, confidence: float | None) -> Thought | None:
         """More answers of this device, where the strategy wants them."""
@@ -300,6 +317,7 @@ class Routing:
             cloud_input=usage.n_input,
             cloud_output=usage.n_output,
             cost=Decimal(account.millionths).scaleb(-6),
+            currency=asking.currency if asking is not None and account.n_attempts else None,
             cloud_s=account.seconds,
             local_s=max(0.0, monotonic() - self._begin - account.seconds),
         )

@@ -83,6 +83,13 @@ class Trust(Protocol):
     def of(self, certainties: Sequence[TokenCertainty]) -> float | None:
         """Probability that the answer is right."""
 
+    @property
+    def verifies(self) -> bool:
+        """Whether it helps to ask the model about its own answer."""
+
+    def verified(self, confidence: float, said_yes: float) -> float | None:
+        """Probability that the answer is right, by this confidence and by what the model said of it."""
+
 
 @dataclass(frozen=True)
 class Strategy:

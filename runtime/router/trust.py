@@ -28,6 +28,7 @@ class CalibratedTrust:
         self.n_early = _ALL if calibration.early is None else calibration.early.n_tokens
         self.threshold = threshold if threshold is not None else calibration.high if thinks else calibration.threshold
         self.hopeless = min(calibration.low, self.threshold)
+        self.verifies = calibration.verification is not None
 
     def early(self, certainties: Sequence[TokenCertainty]) -> float | None:
         """As strategy.Trust.early."""
@@ -36,6 +37,10 @@ class CalibratedTrust:
     def of(self, certainties: Sequence[TokenCertainty]) -> float | None:
         """As strategy.Trust.of."""
         return self._confidence.of(certainties)
+
+    def verified(self, confidence: float, said_yes: float) -> float | None:
+        """As strategy.Trust.verified."""
+        return self._confidence.verified(confidence, said_yes)
 
 
 def trust_of(model: Path, home: Path, file: Path | None, threshold: float | None, thinks: bool) -> tuple[CalibratedTrust | None, str]:

@@ -129,6 +129,7 @@ def route_of(decision: RouteDecision) -> Json:
         "local_tokens": decision.local_tokens,
         "cloud_tokens": {"input": decision.cloud_input, "output": decision.cloud_output},
         "cost": str(decision.cost),
+        "currency": decision.currency,
         "seconds": {"local": round(decision.local_s, 6), "cloud": round(decision.cloud_s, 6)},
     }
 

@@ -20,9 +20,9 @@ from edgelm.errors import ClosedError, InvalidRequestError
 from edgelm.runtime.certainty import UNKNOWN, TokenCertainty
 from edgelm.runtime.cli import app
 from edgelm.runtime.local_model import LocalModel
-from edgelm.runtime.router.answers import Answer, Answers, ask, read_answers, save_answers, settings_of
 from edgelm.runtime.router.calibrate import Apart, Evaluation, Fitted, Graded, Table, evaluate, fit, folds_of, within
 from edgelm.runtime.router.calibrate_report import html_page
+from edgelm.runtime.router.calibration_answers import Answer, Answers, ask, read_answers, save_answers, settings_of
 from edgelm.runtime.router.confidence import Confidence, Origin
 from edgelm.runtime.router.metrics import auroc
 from edgelm.runtime.router.model_digest import model_sha256
