@@ -1,7 +1,6 @@
 // Where an answer came from, and the question whether a cloud may be asked: what a router tells in the field `edgelm`.
 
 const PLACES = {local: "This device", cloud: "The cloud"};
-const WITHIN = {local: "this device", cloud: "the cloud"};
 const KINDS = { // of personal data, one and several; others are shown as the server names them
   ACCOUNT: ["account number", "account numbers"],
   API_KEY: ["API key", "API keys"],
@@ -38,8 +37,8 @@ export function showRoute(section, told) {
 
 /** What is said when the text so far is taken back. */
 export function takenBack(before, told) {
-  if (before === told.route) return `The text that stood here was replaced by another answer of ${WITHIN[before]}.`;
-  return `The text that stood here came from ${WITHIN[before]}, and was replaced by that of ${WITHIN[told.route]}.`;
+  const by = before === told.route ? "another" : `${PLACES[told.route].toLowerCase()}'s`;
+  return `${PLACES[before]}'s text was replaced by ${by}.`;
 }
 
 /** What a person is asked before anything leaves. */
@@ -70,7 +69,7 @@ function kinds(entities) {
 
 const counted = (n, one, several) => `${number(n)} ${n === 1 ? one : several}`;
 const number = (n) => n.toLocaleString("en", {maximumFractionDigits: 6});
-const percent = (part) => `${Math.round(part * 100)} %`;
+const percent = (part) => `${Math.round(part * 100)}%`;
 
 function text(tag, content) {
   const element = document.createElement(tag);

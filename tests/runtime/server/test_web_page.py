@@ -253,7 +253,7 @@ def test_an_answer_of_this_device_says_so(serve_routed: Callable[..., Served], c
     expect(page.locator(".answer .text")).to_have_text(LOCAL)
     expect(page.locator(".route p")).to_have_text("This device · the answer is right with a probability of 90%")
     expect(page.locator(".route dl")).to_be_hidden()
-    expect(details(page)).to_have_text("Confidence90 % that this device's answer is rightTokens16 tokens of this device")
+    expect(details(page)).to_have_text("Confidence90% that this device's answer is rightTokens16 tokens of this device")
     expect(page.locator(".restart")).to_be_empty()
     assert cloud.n_connections == 0
 
@@ -265,7 +265,7 @@ def test_an_answer_of_the_cloud_replaces_what_was_shown(
     ask(page, "Write to ann@example.org and bob@example.org from 9.9.9.9")
     ended(page)
     expect(page.locator(".answer .text")).to_have_text(CLOUD)
-    expect(page.locator(".restart")).to_have_text(re.compile("came from this device, and was replaced by that of the cloud"))
+    expect(page.locator(".restart")).to_have_text("This device's text was replaced by the cloud's.")
     expect(page.locator(".restart")).to_have_attribute("aria-live", "polite")
     expect(page.locator(".route p")).to_have_text("The cloud · the answer here is right with a probability of only 10%")
     expect(details(page)).to_contain_text("2 e-mail addresses, 1 IP address replaced before the cloud was asked")
@@ -281,7 +281,7 @@ def test_a_cloud_that_fails_is_told(serve_routed: Callable[..., Served], open_pa
         ask(page, "hi")
         ended(page)
     expect(page.locator(".answer .text")).to_have_text(LOCAL)
-    expect(page.locator(".restart")).to_have_text(re.compile("came from the cloud, and was replaced by that of this device"))
+    expect(page.locator(".restart")).to_have_text("The cloud's text was replaced by this device's.")
     expect(page.locator(".place")).to_have_text("This device")
     expect(page.locator(".route")).to_contain_text("cut off")
 
@@ -291,8 +291,6 @@ def test_a_person_is_asked_before_anything_is_sent(
     serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage, says_yes: bool
 ) -> None:
     page = open_page(serve_routed(cloud, level=Level.ASK))
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_label("System prompt").fill("Be brief.")
     first = asked(page, lambda: ask(page, "A secret?"))
     ended(page)
     question = page.get_by_role("group", name="May the cloud be asked?")
