@@ -1,10 +1,12 @@
 // The page: a conversation with one of the server's models.
 
 import MarkdownIt from "./markdown-it.js";
+import {consentText, showRoute, takenBack} from "./route.js";
 import {ServerError, chat, models} from "./server.js";
 
 const element = (id) => document.getElementById(id);
 const [model, trouble, settings, system, key] = ["model", "trouble", "settings", "system", "key"].map(element);
+const [privacy, privacyBar, nothingLeaves] = ["privacy", "privacy-bar", "nothing-leaves"].map(element);
 const [conversation, composer, question, send, stop] = ["conversation", "composer", "question", "send", "stop"].map(element);
 
 // What a model writes is a stranger's text: no HTML of its own, and no pictures, which would be fetched.
@@ -52,7 +54,7 @@ function parameters() {
   return Object.fromEntries(given.map((input) => [input.name, input.valueAsNumber]));
 }
 
-const stored = () => settings.querySelectorAll("input, textarea");
+const stored = () => settings.querySelectorAll("input, textarea, select");
 
 function keepSettings() {
   sessionStorage.setItem("settings", JSON.stringify([...stored()].map((input) => input.value)));
@@ -61,6 +63,20 @@ function keepSettings() {
 function restoreSettings() {
   const values = JSON.parse(sessionStorage.getItem("settings") ?? "[]");
   [...stored()].forEach((input, i) => (input.value = values[i] ?? ""));
+}
+
+// Privacy
+
+/** Shows the choice where it is seen without opening the settings, once it matters. */
+function showPrivacy() {
+  nothingLeaves.checked = privacy.value === "never";
+  privacyBar.hidden = !nothingLeaves.checked && !sessionStorage.getItem("routed");
+  if (nothingLeaves.checked) withdrawConsent();
+}
+
+/** Nothing is asked any more about earlier answers. */
+function withdrawConsent() {
+  for (const section of conversation.querySelectorAll(".consent")) section.hidden = true;
 }
 
 // Questions and answers
@@ -87,16 +103,17 @@ function askQuestion(text) {
   answer();
 }
 
-async function answer() {
+/** One more answer; or, after a person's consent, one to a request that was made before. */
+async function answer(body = request(), consent = "") {
+  withdrawConsent();
   for (const button of conversation.querySelectorAll(".again")) button.hidden = true; // only the last answer can be had again
   const article = show("answer-template");
   const view = new AnswerView(article);
   running = new AbortController();
   showRunning(true);
-  const spoken = system.value.trim() ? [{role: "system", content: system.value}, ...messages] : messages;
   const begin = performance.now();
   try {
-    for await (const chunk of chat({model: model.value, messages: spoken, ...parameters()}, key.value, running.signal)) {
+    for await (const chunk of chat(body, key.value, running.signal, {privacy: privacy.value, consent})) {
       view.take(chunk, performance.now() - begin);
     }
     view.end(view.figures());
@@ -112,15 +129,35 @@ async function answer() {
     running = null;
     showRunning(false);
     if (view.text) messages.push({role: "assistant", content: view.text});
-    article.querySelector(".again").onclick = () => again(article, Boolean(view.text));
+    const replace = (body, consent) => again(article, Boolean(view.text), body, consent);
+    article.querySelector(".again").onclick = () => replace();
+    const question = view.told?.consent;
+    if (question && privacy.value !== "never") askConsent(article, question, () => replace(body, question.id));
     showModels();
   }
 }
 
-function again(article, wasSaid) {
+function request() {
+  const spoken = system.value.trim() ? [{role: "system", content: system.value}, ...messages] : [...messages];
+  return {model: model.value, messages: spoken, ...parameters()};
+}
+
+function again(article, wasSaid, body, consent) {
   article.remove();
   if (wasSaid) messages.pop();
-  answer();
+  answer(body, consent);
+}
+
+/** Asks whether the cloud may be asked. Nothing is sent unless a person says yes, in time. */
+function askConsent(article, question, agree) {
+  const section = article.querySelector(".consent");
+  change(() => {
+    section.hidden = false;
+    section.querySelector("p").textContent = consentText(question);
+  });
+  section.querySelector(".yes").onclick = agree;
+  section.querySelector(".no").onclick = () => (section.hidden = true);
+  setTimeout(() => (section.hidden = true), question.expires_s * 1000);
 }
 
 function showRunning(isRunning) {
@@ -138,6 +175,7 @@ class AnswerView {
     this.usage = null;
     this.firstMs = null;
     this.reason = null;
+    this.told = null; // by a router: who answers
     this.isDrawing = false;
     article.classList.add("is-running");
   }
@@ -149,10 +187,27 @@ class AnswerView {
   take(chunk, ms) {
     if (chunk.usage) this.usage = chunk.usage;
     const [choice] = chunk.choices;
+    if (chunk.edgelm) this.takeRoute(chunk.edgelm);
     if (choice?.finish_reason) this.reason = choice.finish_reason;
     if (!choice?.delta.content) return;
     this.firstMs ??= ms;
     this.text += choice.delta.content;
+    this.drawSoon();
+  }
+
+  takeRoute(told) {
+    if (told.restart) {
+      this.part("restart").textContent = takenBack(this.told.route, told);
+      this.text = "";
+      this.drawSoon();
+    }
+    this.told = told;
+    change(() => showRoute(this.part("route"), told));
+    sessionStorage.setItem("routed", "yes");
+    showPrivacy();
+  }
+
+  drawSoon() {
     if (!this.isDrawing) requestAnimationFrame(() => this.draw());
     this.isDrawing = true;
   }
@@ -217,8 +272,16 @@ element("new-chat").onclick = () => {
   question.focus();
 };
 settings.onsubmit = (event) => event.preventDefault();
-settings.onchange = keepSettings;
+settings.onchange = () => {
+  keepSettings();
+  showPrivacy();
+};
+nothingLeaves.onchange = () => {
+  privacy.value = nothingLeaves.checked ? "never" : "";
+  settings.onchange();
+};
 key.onchange = showModels;
 
 restoreSettings();
+showPrivacy();
 showModels();

@@ -13,11 +13,21 @@ export async function models(key) {
   return (await response.json()).data;
 }
 
-/** The chunks of a chat completion; ends with the stream, throws ServerError. */
-export async function* chat(body, key, signal) {
+/**
+ * The chunks of a chat completion; ends with the stream, throws ServerError.
+ * What came before a chunk whose `edgelm` says `restart` is taken back.
+ * A privacy level can only be stricter than the server's; consent is the id of a question that a person said yes to.
+ */
+export async function* chat(body, key, signal, {privacy = "", consent = ""} = {}) {
   const response = await ask("v1/chat/completions", {
     method: "POST",
-    headers: {"Content-Type": "application/json", ...headers(key)},
+    headers: {
+      "Content-Type": "application/json",
+      "x-edgelm-restarts": "yes",
+      ...(privacy && {"x-edgelm-privacy": privacy}),
+      ...(consent && {"x-edgelm-consent": consent}),
+      ...headers(key),
+    },
     body: JSON.stringify({...body, stream: true, stream_options: {include_usage: true}}),
     signal,
   });

@@ -6,15 +6,21 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from byte_model import says
+from cloud_server import CloudServer, cut_off
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from routed import LOCAL, FixedTrust, Routed
 from served import MakeServed, Served
 
+from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.strategy import Rule, Strategy
 from edgelm.runtime.server.access import Access
 
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -85,6 +91,8 @@ def test_an_answer_with_its_figures(make_served: MakeServed, open_page: OpenPage
     expect(page.locator(".question .text")).to_have_text("hi")
     expect(page.locator(".answer .text strong")).to_have_text("you")
     expect(page.locator(".figures")).to_have_text(re.compile(r"^13 tokens · \d+ tokens/s · first after \d+\.\d\d s$"))
+    for part in (".route", ".consent", "#privacy-bar"):  # nothing of a router, where there is none
+        expect(page.locator(part)).to_be_hidden()
 
 
 def test_the_text_comes_as_it_is_said_and_can_be_stopped(make_served: MakeServed, open_page: OpenPage) -> None:
@@ -205,11 +213,172 @@ def test_it_is_readable_on_a_phone(make_served: MakeServed, open_page: OpenPage,
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 320
         assert box["y"] + box["height"] <= 568
-    ground, ink, faint = (luminance(page, *place) for place in (("body", "background-color"), ("body", "color"), (".figures", "color")))
-    assert (ground > 0.5) == (scheme == "light")
-    for text in (ink, faint):
-        lighter, darker = max(ground, text), min(ground, text)
-        assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2.2, 1.4.3
+    assert (luminance(page, "body", "background-color") > 0.5) == (scheme == "light")
+    for selector in ("body", ".figures"):
+        assert contrast(page, selector) >= 4.5  # WCAG 2.2, 1.4.3
+
+
+# --- before a router
+
+CLOUD = "from the cloud"
+TRUSTS = Strategy(trust=FixedTrust(confidence=0.9, first_look=0.9), thinking="off")
+ALWAYS = replace(TRUSTS, rules=[Rule("cloud", "<b>all</b>" + "l" * 100, min_tokens=0)])
+
+
+@pytest.fixture
+def cloud() -> Iterator[CloudServer]:
+    with CloudServer() as server:
+        yield server
+
+
+@pytest.fixture
+def serve_routed(make_served: MakeServed, tmp_path: Path) -> Callable[..., Served]:
+    """A server whose model has a router before it, which may ask a cloud."""
+
+    def serve(cloud: CloudServer, **changes: Any) -> Served:
+        return make_served(says(LOCAL), front=lambda model: Routed(tmp_path, cloud.url, local=model, **changes).router)
+
+    return serve
+
+
+def details(page: Page) -> Locator:
+    page.locator(".route summary").last.click()
+    return page.locator(".route dl").last
+
+
+def test_an_answer_of_this_device_says_so(serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage) -> None:
+    page = open_page(serve_routed(cloud, strategy=TRUSTS))
+    ask(page, "hi")
+    ended(page)
+    expect(page.locator(".answer .text")).to_have_text(LOCAL)
+    expect(page.locator(".route p")).to_have_text("This device · the answer is right with a probability of 90%")
+    expect(page.locator(".route dl")).to_be_hidden()
+    expect(details(page)).to_have_text("Confidence90% that this device's answer is rightTokens16 tokens of this device")
+    expect(page.locator(".restart")).to_be_empty()
+    assert cloud.n_connections == 0
+
+
+def test_an_answer_of_the_cloud_replaces_what_was_shown(
+    serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage
+) -> None:
+    page = open_page(serve_routed(cloud, level=Level.REDACT))
+    ask(page, "Write to ann@example.org and bob@example.org from 9.9.9.9")
+    ended(page)
+    expect(page.locator(".answer .text")).to_have_text(CLOUD)
+    expect(page.locator(".restart")).to_have_text("This device's text was replaced by the cloud's.")
+    expect(page.locator(".restart")).to_have_attribute("aria-live", "polite")
+    expect(page.locator(".route p")).to_have_text("The cloud · the answer here is right with a probability of only 10%")
+    expect(details(page)).to_contain_text("2 e-mail addresses, 1 IP address replaced before the cloud was asked")
+    expect(details(page)).to_contain_text("16 tokens of this device, 20 read and 5 written by the cloud")
+    expect(details(page)).to_contain_text("Cost0.00003,")
+    assert [message["content"] for message in asked(page, lambda: ask(page, "and?"))["messages"][1:]] == [CLOUD, "and?"]
+    ended(page)
+
+
+def test_a_cloud_that_fails_is_told(serve_routed: Callable[..., Served], open_page: OpenPage) -> None:
+    with CloudServer(cut_off()) as cloud:
+        page = open_page(serve_routed(cloud, strategy=ALWAYS))
+        ask(page, "hi")
+        ended(page)
+    expect(page.locator(".answer .text")).to_have_text(LOCAL)
+    expect(page.locator(".restart")).to_have_text("The cloud's text was replaced by this device's.")
+    expect(page.locator(".place")).to_have_text("This device")
+    expect(page.locator(".route")).to_contain_text("cut off")
+
+
+@pytest.mark.parametrize("says_yes", [True, False])
+def test_a_person_is_asked_before_anything_is_sent(
+    serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage, says_yes: bool
+) -> None:
+    page = open_page(serve_routed(cloud, level=Level.ASK))
+    first = asked(page, lambda: ask(page, "A secret?"))
+    ended(page)
+    question = page.get_by_role("group", name="May the cloud be asked?")
+    expect(question).to_contain_text(re.compile(rf"Send \d+ bytes to strong at {cloud.url.removesuffix('/v1')}\? Nothing in it would be"))
+    expect(page.locator(".answer .text")).to_have_text(LOCAL)
+    assert cloud.n_connections == 0
+    if says_yes:
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("System prompt").fill("Be someone else.")  # what was asked about is what is sent
+        with page.expect_request("**/v1/chat/completions") as request:
+            question.get_by_role("button", name="Yes").click()
+        assert request.value.post_data_json == first
+        assert request.value.headers["x-edgelm-consent"]
+        ended(page)
+        assert len(cloud.received) == 1
+    else:
+        question.get_by_role("button", name="No").click()
+    expect(question).to_be_hidden()
+    expect(page.locator(".answer .text")).to_have_text(CLOUD if says_yes else LOCAL)
+    assert asked(page, lambda: ask(page, "Next"))["messages"][-2]["content"] == (CLOUD if says_yes else LOCAL)
+    ended(page)
+    assert cloud.n_connections == says_yes
+
+
+def test_a_question_stands_until_something_else_is_asked_or_forbidden(
+    serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage
+) -> None:
+    page = open_page(serve_routed(cloud, level=Level.ASK))
+    question = page.get_by_role("group", name="May the cloud be asked?")
+    for n in (1, 2):
+        ask(page, f"Question {n}")
+        expect(question).to_have_count(1)
+        ended(page)
+        expect(page.locator(".answer").last.locator(".consent")).to_be_visible()
+    page.get_by_label("Nothing leaves this device").check()
+    expect(question).to_have_count(0)
+    page.get_by_label("Nothing leaves this device").uncheck()
+    expect(question).to_have_count(0)
+    assert cloud.n_connections == 0
+
+
+def test_nothing_leaves_where_a_person_wants_it(serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage) -> None:
+    page = open_page(serve_routed(cloud))
+    bar, choice = page.get_by_label("Nothing leaves this device"), page.locator("#privacy")
+    expect(bar).to_be_hidden()
+    page.get_by_role("button", name="Settings").click()
+    choice.select_option("Nothing leaves")
+    expect(bar).to_be_checked()
+
+    def level() -> str | None:
+        with page.expect_request("**/v1/chat/completions") as request:
+            ask(page, "hi")
+        ended(page)
+        return request.value.headers.get("x-edgelm-privacy")
+
+    assert level() == "never"
+    expect(page.locator(".route p")).to_have_text("This device · the privacy level is never")
+    page.reload()
+    expect(bar).to_be_checked()
+    assert level() == "never"
+    assert cloud.n_connections == 0
+    bar.uncheck()
+    expect(choice).to_have_value("")
+    assert level() is None
+    expect(page.locator(".place").last).to_have_text("The cloud")
+    assert cloud.n_connections == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_where_an_answer_comes_from_is_readable_on_a_phone(
+    serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage, scheme: str
+) -> None:
+    page = open_page(serve_routed(cloud, strategy=ALWAYS), width=320, height=568, scheme=scheme)
+    ask(page, "hi")
+    ended(page)
+    expect(page.locator(".place")).to_have_text("The cloud")
+    expect(page.locator(".why")).to_contain_text("<b>all</b>lll")
+    assert details(page).locator("b").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('main'))") == 0
+    for selector in (".place", ".why", ".route dd", "#privacy-bar"):
+        assert contrast(page, selector) >= 4.5  # WCAG 2.2, 1.4.3
+
+
+def contrast(page: Page, selector: str) -> float:
+    """Of text with the page's ground."""
+    darker, lighter = sorted((luminance(page, "body", "background-color"), luminance(page, selector, "color")))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def luminance(page: Page, selector: str, attribute: str) -> float:
