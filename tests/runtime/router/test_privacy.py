@@ -137,6 +137,15 @@ def test_what_was_replaced_is_put_back_under_every_split_of_an_answer_and_of_a_c
         assert json.loads(heard.calls[0]) == {"key": f"{pem} and {email}"}
 
 
+def test_what_only_looks_like_a_placeholder_is_shown_at_the_end() -> None:
+    redaction = Redactor((CoreRecognizer(),)).redact(ChatRequest([{"role": "user", "content": "a@example.org"}]))
+    restorer = AnswerRestorer(redaction)
+    sent = str(redaction.request.messages[0]["content"])
+    assert sent.startswith("EMAIL_1_")
+    events = [*restorer.push(TextDelta(0, f"see {sent[:-3]}")), *restorer.push(Finish(0, "stop"))]
+    assert Heard(events).text == f"see {sent[:-3]}"
+
+
 def test_the_arguments_of_a_call_are_put_back(tmp_path: Path) -> None:
     tool = Tool("mail", "Sends a mail.", {"type": "object", "properties": {"to": {"type": "string"}}})
     secret = "jane.doe@example.org"

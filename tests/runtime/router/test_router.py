@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from cloud_server import CloudServer, answers, calls, cut_off, hangs, status, wa
 from routed import DOUBTS, LOCAL, FixedTrust, Heard, Reading, Routed, asked, local_model
 
 from edgelm.errors import CloudError, ContextOverflowError, InvalidRequestError
-from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Finish, RouteDecision, TextDelta, Usage
+from edgelm.runtime.certainty import TokenCertainty
+from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, Usage
 from edgelm.runtime.form import Form
 from edgelm.runtime.privacy import ConsentRequest, Level
+from edgelm.runtime.results import TokenLogprob, TopToken
 from edgelm.runtime.router.difficulty import Difficulty
 from edgelm.runtime.router.strategy import Rule, Strategy
 from edgelm.runtime.router.thinking import ThinkingBudget
@@ -319,6 +323,40 @@ def test_answers_that_cannot_be_compared_do_not_count_as_agreement(tmp_path: Pat
     with CloudServer() as cloud:
         heard = Routed(tmp_path, cloud.url, strategy=strategy, local=local_model(essay)).ask(request)
     assert heard.text == CLOUD
+
+
+class SaysYes:
+    """Answers, and stands by its answer as much as it is told to."""
+
+    def __init__(self, p_yes: float) -> None:
+        self._p_yes = p_yes
+
+    async def chat(self, request: ChatRequest, asker: Asker) -> Events:  # noqa: ARG002
+        async def events() -> AsyncIterator[Event]:
+            yield Accepted(10)
+            if request.params.logprobs is None:
+                yield TextDelta(0, LOCAL, certainties=(TokenCertainty(-0.1, 1.0, 0.2),))
+            else:
+                top = (TopToken(1, "yes", math.log(self._p_yes)), TopToken(2, "no", math.log(1 - self._p_yes)))
+                yield TextDelta(0, "yes", (TokenLogprob(1, "yes", top[0].logprob, top),))
+            yield Finish(0, "stop")
+            yield Usage(10, 0, 1, 0.0, 0.0)
+
+        return Events(events(), lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("p_yes", "verifies", "reason", "confidence"),
+    [(0.9, True, "verified", 0.9), (0.2, True, "not confident", 0.2), (0.9, False, "not confident", 0.4)],
+)
+def test_the_model_is_asked_about_its_answer_where_that_helps(
+    p_yes: float, verifies: bool, reason: str, confidence: float, tmp_path: Path
+) -> None:
+    strategy = Strategy(trust=FixedTrust(confidence=0.4, verifies=verifies), thinking="auto", agreement=1.1)
+    with CloudServer() as cloud:
+        heard = Routed(tmp_path, cloud.url, strategy=strategy, local=SaysYes(p_yes)).ask()
+    assert (heard.text, heard.told.reason) == (LOCAL if reason == "verified" else CLOUD, reason)
+    assert heard.told.confidence == pytest.approx(confidence)
 
 
 # --- the cloud's answer
