@@ -20,7 +20,9 @@ from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.budget import Budget, BudgetLimits, Price
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.egress import Address, Limits
-from edgelm.runtime.router.egress_log import EgressLog, Record, read
+from edgelm.runtime.router.egress_log import EgressLog
+from edgelm.runtime.router.egress_record import Record
+from edgelm.runtime.router.egress_verify import read
 from edgelm.runtime.router.ledger import Ledger
 from edgelm.runtime.router.policy import Policy
 from edgelm.runtime.router.redact import Redactor

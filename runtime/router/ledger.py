@@ -13,7 +13,8 @@ from edgelm.errors import CloudError, EdgeLMError, EgressRefusedError
 from edgelm.runtime.router.budget import Budget, Reservation, Usage
 from edgelm.runtime.router.cloud_answer import CloudAnswer, CloudUsage
 from edgelm.runtime.router.egress import Response
-from edgelm.runtime.router.egress_log import EgressLog, Ended, Sent
+from edgelm.runtime.router.egress_log import EgressLog
+from edgelm.runtime.router.egress_record import Ended, Sent
 from edgelm.runtime.router.policy import Permit
 
 
