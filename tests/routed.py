@@ -17,7 +17,8 @@ from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Rout
 from edgelm.runtime.llm import LLM
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.privacy import Level
-from edgelm.runtime.router.budget import Budget, BudgetLimits, Price
+from edgelm.runtime.router.amounts import BudgetLimits, Price
+from edgelm.runtime.router.budget import Budget
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.egress import Address, Limits
 from edgelm.runtime.router.egress_log import EgressLog

@@ -9,7 +9,8 @@ from edgelm.errors import InvalidRequestError
 from edgelm.runtime.chat_model import ChatModel
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router import config as file
-from edgelm.runtime.router.budget import Budget, BudgetLimits, Price
+from edgelm.runtime.router.amounts import BudgetLimits, Price
+from edgelm.runtime.router.budget import Budget
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.difficulty import Difficulty
 from edgelm.runtime.router.egress import Address, Limits

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from edgelm.errors import CloudError, EdgeLMError, EgressRefusedError
-from edgelm.runtime.router.budget import Budget, Reservation, Usage
+from edgelm.runtime.router.amounts import Usage
+from edgelm.runtime.router.budget import Budget, Reservation
 from edgelm.runtime.router.cloud_answer import CloudAnswer, CloudUsage
 from edgelm.runtime.router.egress import Response
 from edgelm.runtime.router.egress_log import EgressLog
