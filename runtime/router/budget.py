@@ -247,6 +247,15 @@ def _sums(period: _Period, database: sqlite3.Connection) -> tuple[Usage, Usage]:
     return settled, reserved
 
 
+def was_begun(path: Path) -> bool:
+    """Whether there is a budget, or was one, whose journal was left."""
+    return os.path.lexists(path) or _journal(path).exists()
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
+
+
 def _make_private(path: Path) -> None:
     """Have a file there that only its owner can read: the one that is, or a new one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -268,13 +277,12 @@ def _create(path: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX)  # of several processes that start together, one makes it
         if os.path.lexists(path):
             return
-        journal = path.with_name(f"{path.name}-journal")
-        if journal.exists():
+        if (journal := _journal(path)).exists():
             raise RecordError(
                 f"{path} was deleted, but {journal.name} was not; put it back, or move the journal away to begin a new budget"
             )
         new = path.with_name(f".{path.name}.new")
-        for left in (new, new.with_name(f"{new.name}-journal")):  # of a process that was killed here
+        for left in (new, _journal(new)):  # of a process that was killed here
             left.unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(new, isolation_level=None)) as database:
