@@ -41,9 +41,10 @@ class Deployment:
         self.redactor = Redactor(_recognizers(config.redact))
         self.cloud: CloudEndpoint | None = None
         if config.cloud is not None and config.level is not Level.NEVER:
+            endpoint = endpoint_of(config.cloud)  # before any file is made
             budget = Budget(budget_path(config, settings), limits_of(config), price_of(config))
             log = EgressLog(log_path(config, settings), config.log.bodies)
-            self.cloud = CloudEndpoint(endpoint_of(config.cloud), self.policy, Ledger(budget, log))
+            self.cloud = CloudEndpoint(endpoint, self.policy, Ledger(budget, log))
         before = config.before
         self._difficulty = None if before.ask_first_above is None else _difficulty(before.difficulty)
         self._rules = tuple(Rule(**rule.model_dump()) for rule in config.rules)
