@@ -22,21 +22,34 @@ if TYPE_CHECKING:
     from edgelm.runtime.export import export
     from edgelm.runtime.form import Form
     from edgelm.runtime.llm import LLM
+    from edgelm.runtime.privacy import Level
     from edgelm.runtime.quantize import quantize
     from edgelm.runtime.quantize_report import QuantizeReport
     from edgelm.runtime.results import Completion, Delta, Timings, TokenLogprob
+    from edgelm.runtime.router.cloud import CloudEndpoint
+    from edgelm.runtime.router.policy import Policy
+    from edgelm.runtime.router.routed_llm import RoutedAnswer, RoutedLLM
+    from edgelm.runtime.router.router import Router
+    from edgelm.runtime.router.strategy import Strategy
     from edgelm.runtime.sampling import SamplingParams
     from edgelm.runtime.tokenizer import Tokenizer
 
 __all__ = [
     "LLM",
     "CalibrateReport",
+    "CloudEndpoint",
     "Completion",
     "Delta",
     "EdgeLMError",
     "Form",
+    "Level",
+    "Policy",
     "QuantizeReport",
+    "RoutedAnswer",
+    "RoutedLLM",
+    "Router",
     "SamplingParams",
+    "Strategy",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
@@ -55,6 +68,13 @@ _HOME = {
     "Form": "edgelm.runtime.form",
     "SamplingParams": "edgelm.runtime.sampling",
     "Tokenizer": "edgelm.runtime.tokenizer",
+    "Level": "edgelm.runtime.privacy",
+    "CloudEndpoint": "edgelm.runtime.router.cloud",
+    "Policy": "edgelm.runtime.router.policy",
+    "RoutedAnswer": "edgelm.runtime.router.routed_llm",
+    "RoutedLLM": "edgelm.runtime.router.routed_llm",
+    "Router": "edgelm.runtime.router.router",
+    "Strategy": "edgelm.runtime.router.strategy",
     "CalibrateReport": "edgelm.runtime.calibrate",
     "calibrate": "edgelm.runtime.calibrate",
     "export": "edgelm.runtime.export",

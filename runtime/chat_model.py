@@ -31,6 +31,7 @@ class Asker:
         consent: a person's answer to a question that an earlier answer carried: its id.
         reading: "whole" where nobody sees the answer before its end; "stream" where what was shown stays; "restarts" where what was shown
             can be taken back by a RouteDecision.
+        request_id: what logs call the request.
     """
 
     client: str = ""
@@ -38,6 +39,7 @@ class Asker:
     level: Level = Level.ALLOW
     consent: str | None = None
     reading: Literal["whole", "stream", "restarts"] = "stream"
+    request_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from edgelm.runtime.generation import generate
 from edgelm.runtime.measures import embedding_of, log_probabilities, logits_of
 from edgelm.runtime.results import Completion, Delta, Score, collect
 from edgelm.runtime.sampling import SamplingFields, SamplingParams
-from edgelm.runtime.settings import read_settings
+from edgelm.runtime.settings import is_offline, read_settings
 
 if TYPE_CHECKING:
     from edgelm.quant.model_file import ModelFile
@@ -82,6 +82,8 @@ class LLM:
         from edgelm.quant.open_model import open_model
         from edgelm.runtime.tokenizer import Tokenizer
 
+        if backend_options.get("rpc_servers") and is_offline():
+            raise InvalidRequestError("EDGELM_OFFLINE is set, and rpc_servers are other machines; leave out one of them")
         start = perf_counter()
         file = open_model(resolve_model(model))
         try:

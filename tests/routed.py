@@ -18,6 +18,7 @@ from edgelm.runtime.llm import LLM
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.amounts import BudgetLimits, Price
+from edgelm.runtime.router.asking import AskPerson
 from edgelm.runtime.router.budget import Budget
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.egress import Address, Limits
@@ -28,7 +29,7 @@ from edgelm.runtime.router.ledger import Ledger
 from edgelm.runtime.router.policy import Policy
 from edgelm.runtime.router.redact import Redactor
 from edgelm.runtime.router.retry import Backoff
-from edgelm.runtime.router.router import AskPerson, Router
+from edgelm.runtime.router.router import Router
 from edgelm.runtime.router.strategy import Strategy
 from edgelm.runtime.sampling import SamplingParams
 

@@ -15,6 +15,7 @@ import uvicorn
 from byte_model import byte_metadata
 
 from edgelm.backends.scripted import Script, ScriptedBackend
+from edgelm.runtime.chat_model import ChatModel
 from edgelm.runtime.llm import LLM
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.model_pool import ModelPool, ModelSource
@@ -45,6 +46,7 @@ class Served:
         names: Sequence[str] = ("scripted",),
         connection: type[Connection] = Connection,
         logs_text: bool = False,
+        front: Callable[[LocalModel], ChatModel] = lambda model: model,
     ) -> None:
         self.backends: list[ScriptedBackend] = []
         metadata = byte_metadata()
@@ -54,7 +56,7 @@ class Served:
             self.model = LocalModel(LLM.from_parts(self.backends[-1], Tokenizer.from_metadata(metadata), metadata), limits)
             return self.model
 
-        pool = ModelPool({name: ModelSource(load, 1) for name in names})
+        pool = ModelPool({name: ModelSource(load, 1, front) for name in names})
         config = uvicorn.Config(create_app(pool, access, logs_text=logs_text), port=0, http=connection, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)

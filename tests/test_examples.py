@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHOWS = {
+    "answer_here_first.py": ["[local: ", "[cloud: ", "replaced {'EMAIL': 1}", "2 records, all whole"],
     "ask_the_server.py": ["The capital of France is Paris.", 'As JSON: "'],
     "async_answers.py": ["Name a river in Europe. ", "The endless story was stopped."],
     "export_to_onnx.py": ["Q4_1 (210): 4-bit codes", "exact", "The capital of France is Paris."],

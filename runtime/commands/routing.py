@@ -12,9 +12,10 @@ from edgelm.runtime.settings import read_settings
 
 if TYPE_CHECKING:
     from edgelm.runtime.local_model import LocalModel
+    from edgelm.runtime.router.asking import AskPerson
     from edgelm.runtime.router.config import RouteConfig
     from edgelm.runtime.router.deployment import Deployment
-    from edgelm.runtime.router.router import AskPerson, Router
+    from edgelm.runtime.router.router import Router
 
 
 def configuration(path: Path) -> RouteConfig:

@@ -14,6 +14,7 @@ from time import monotonic
 
 from edgelm.errors import CloudError
 from edgelm.runtime.chat_model import ChatRequest, Event
+from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.cloud_request import answer_tokens, body_of
 from edgelm.runtime.router.egress import Address, Egress, Limits
 from edgelm.runtime.router.ledger import Account, Ledger, Purpose
@@ -118,6 +119,10 @@ class CloudEndpoint:
             async with aclosing(attempt.answer.events(response)) as events:
                 async for event in events:
                     yield event
+
+    async def kept(self, request: str, level: Level, reason: str) -> None:
+        """Write down that a request did not come here, for a rule; errors as of Ledger.kept."""
+        await self._ledger.kept(request, self.endpoint.address.origin, level, reason)
 
     async def close(self) -> None:
         """Close its connections."""

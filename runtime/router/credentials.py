@@ -9,14 +9,15 @@ from edgelm.runtime.router.patterns import BEGIN, Entity
 _PASSWORD = r"pass(?:word|wd|phrase|code)|pwd|passwort|kennwort|contrasena|senha|mot de passe|wachtwoord|haslo|losenord"
 _KEY = (
     r"secret|(?:api|access|account|private|auth|encryption|signing|master)[ _-]?key|credential|webhook|session[ _-]?id|cookie|"
-    r"(?:access|auth|refresh|session|bearer|id|api|bot)?[ _-]?token|\bpin\b|\bcv[vc]2?\b"
+    r"(?:access|auth|refresh|session|bearer|id|api|bot)?[ _-]?token(?!s)|\bpin\b|\bcv[vc]2?\b"
 )
 # between a name and what it is set to: the rest of the name, its quotes, markdown's emphasis
 _IS = r"""s?(?:[ _-](?:id|key|prod|dev|test|live|base|hash|value|\d{1,3})){0,2}["'*_`]{0,3}\s{0,3}(?:=>|:=|[:=])[*_]{0,3}\s{0,3}"""
 _QUOTED = r"""(?P<quote>["'`])(?P<value>(?:(?!(?P=quote))[^\n]){3,200})(?P=quote)"""
 _BARE = r"""(?P<value>[^\s"'`]{3,199}[^\s"'`.,;:!?)\]}>])"""
 _CODE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*[(\[]|[A-Za-z_]+(?:\.[A-Za-z_]+)+$|[a-z]+(?:_[a-z]+)+$")
-_NOT_YET = re.compile(r"[$%]?\{|\$\w+$|%\w+%$|<[\w ./-]*>?$|(.)\1*$|your\b|my_")  # a place for a secret, or a masked one
+_NOT_YET = re.compile(r"[$%]?\{|[*:•.x-]+$|\$\w+$|%\w+%$|<[\w ./-]*>?$|(.)\1*$|your\b|my_")  # a place for a secret, or a masked one
+_BRACKET = re.compile(r"[()\[\]{}]")
 _PASSWORD_HINTS = ("pass", "pwd", "kennwort", "contrasena", "senha", "wachtwoord", "haslo", "losenord")
 _KEY_HINTS = ("secret", "key", "credential", "webhook", "session", "cookie", "token", "pin", "cv")
 _AWS = ("akia", "asia", "agpa", "aida", "aroa", "anpa", "abia", "acca")
@@ -59,6 +60,7 @@ _WORDS = frozenset(
         "number",
         "integer",
         "boolean",
+        "bool",
         "when",
         "then",
         "that",
@@ -93,7 +95,7 @@ def _has_digit(text: str) -> bool:
 
 
 def _is_key(text: str) -> bool:
-    return len(text) >= 8 and _has_digit(text) and not text.isdigit()
+    return len(text) >= 8 and _has_digit(text) and not text.replace("_", "").isdigit() and not _BRACKET.search(text)
 
 
 def _is_quoted_key(text: str) -> bool:
@@ -126,6 +128,7 @@ CREDENTIALS = (
     Entity(
         "TOKEN",
         r"(?i:authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:(?:bearer|basic|token|apikey|digest)\s{1,3})?)(?P<value>[^\s\"',;]{8,4000})",
+        _is_password,
         hints=("authorization",),
     ),
     Entity("TOKEN", r"(?i:\b(?:bearer|basic)\s{1,3})(?P<value>[\w.~+/=-]{12,4000})", _has_digit, hints=("bearer", "basic")),

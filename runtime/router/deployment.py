@@ -10,6 +10,7 @@ from edgelm.runtime.chat_model import ChatModel
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router import config as file
 from edgelm.runtime.router.amounts import BudgetLimits, Price
+from edgelm.runtime.router.asking import AskPerson
 from edgelm.runtime.router.budget import Budget
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.difficulty import Difficulty
@@ -21,7 +22,7 @@ from edgelm.runtime.router.ledger import Ledger
 from edgelm.runtime.router.policy import Policy
 from edgelm.runtime.router.recognizer import Recognizer
 from edgelm.runtime.router.redact import Redactor
-from edgelm.runtime.router.router import AskPerson, Router
+from edgelm.runtime.router.router import Router
 from edgelm.runtime.router.strategy import Rule, Strategy, Trust
 from edgelm.runtime.router.thinking import ThinkingBudget
 from edgelm.runtime.settings import Settings, read_settings, variable

@@ -39,9 +39,10 @@ _CARD = r"(?:(?:4\d|5\d|2[2-7]|6\d|35)(?:[ -]?\d){14}|3[47](?:[ -]?\d){13}|3[068
 _COUNTRY = re.compile(  # the country calling codes of ITU-T E.164
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-69]\d|3[578]\d|42\d|5[09]\d|6[789]\d|8[05789]\d|9[679]\d"
 )
-_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)")
+_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)|(?:19|20)\d\d[./-]\d{1,2}(?!\d)")
 _PHONE_LABEL = (
-    r"phone|\btel\b|\bmobile|\bcell|\bfax|handy|telefon|whatsapp|\bsms|\bcall (?:me|us|him|her|them)\b|\btext me\b|\bdial|portable"
+    r"phone|\btel\b|\bmobile|\bcell(?:phone)?\b|\bfax|handy|telefon|whatsapp|\bsms|\bcall (?:me|us|him|her|them)\b|\btext me\b|"
+    r"\bdial\b|portable"
 )
 _PHONE_HINTS = ("phone", "tel", "mobile", "cell", "fax", "handy", "whatsapp", "sms", "call", "text me", "dial", "portable")
 _BIRTH_LABEL = (
@@ -98,7 +99,7 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
-    looks_like_code = not text.startswith("::") and text.count(":") < 4 and len(text.partition(":")[0]) < 3
+    looks_like_code = "." not in text and text.count(":") < 4 and len(text.partition(":")[0]) < 3  # as x[::2] and a::b
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
@@ -114,7 +115,7 @@ CONTACTS = (
         hints=("@",),
     ),
     Entity("IBAN", f"{BEGIN}(?i:(?=[A-Z]{{2}}\\d\\d)(?:{_IBAN})){END}", _is_iban, n_digits=2),
-    Entity("CARD", rf"(?<!\d){_CARD}", _is_card, n_digits=13),
+    Entity("CARD", rf"(?<!\d)(?<!\d[.,]){_CARD}", _is_card, n_digits=13),
     Entity("PHONE", r"(?:(?<![\w+])|(?<=\\[nrt]))(?:\+|00(?=[1-9 ]))(?:[ ()./-]{0,3}\d){7,15}(?!\d)", _is_international, n_digits=7),
     Entity(
         "PHONE",
@@ -122,10 +123,10 @@ CONTACTS = (
         _is_called,
         n_digits=10,
     ),
-    Entity("PHONE", rf"{BEGIN}\(?0[1-9]\d{{0,4}}\)?(?:[ ./-]{{1,3}}\d{{2,8}}){{1,5}}(?!\d)", _is_national, n_digits=9),
-    Entity("PHONE", rf"{BEGIN}(?<![.,])0[1-9]\d{{8,9}}{END}", n_digits=10),
+    Entity("PHONE", rf"{BEGIN}(?<![.,])\(?0[1-9]\d{{0,4}}\)?(?:[ ./-]{{1,3}}\d{{2,8}}){{1,5}}(?!\d)", _is_national, n_digits=9),
+    Entity("PHONE", rf"{BEGIN}(?<![.,])0(?!123456789)[1-9]\d{{8,9}}{END}", n_digits=10),
     Entity("PHONE", rf"{BEGIN}\(\d{{2}}\) ?9?\d{{4}}[- ]\d{{4}}{END}", n_digits=10),
-    Entity("PHONE", rf"{BEGIN}\d(?:[ ()./-]{{0,2}}\d){{5,14}}{END}", _is_called, _PHONE_LABEL, _PHONE_HINTS, 6),
+    Entity("PHONE", rf"{BEGIN}(?<!\d[ ./-])\d(?:[ ()./-]{{0,2}}\d){{5,14}}{END}", _is_called, _PHONE_LABEL, _PHONE_HINTS, 6),
     Entity("IP_ADDRESS", r"(?:(?<![\w.])|(?<=\\[nrt]))\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)", _is_ipv4, hints=(".",), n_digits=0),
     Entity(
         "IP_ADDRESS",

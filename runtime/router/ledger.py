@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from edgelm.errors import CloudError, EdgeLMError, EgressRefusedError
+from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.amounts import Usage
 from edgelm.runtime.router.budget import Budget, Reservation
 from edgelm.runtime.router.cloud_answer import CloudAnswer, CloudUsage
 from edgelm.runtime.router.egress import Response
 from edgelm.runtime.router.egress_log import EgressLog
-from edgelm.runtime.router.egress_record import Ended, Sent
+from edgelm.runtime.router.egress_record import Ended, Refused, Sent
 from edgelm.runtime.router.policy import Permit
 
 
@@ -70,6 +71,17 @@ class Ledger:
     def __init__(self, budget: Budget, log: EgressLog) -> None:
         self._budget = budget
         self._log = log
+
+    async def kept(self, request: str, origin: str, level: Level, reason: str) -> None:
+        """Write down that a request was kept here, though the cloud was to be asked.
+
+        Args:
+            reason: which rule kept it, without any of its text.
+
+        Raises:
+            RecordError, BusyError: it could not be written.
+        """
+        await asyncio.to_thread(self._log.append, Refused(request, origin, level.name.lower(), reason))
 
     @asynccontextmanager
     async def attempt(

@@ -64,8 +64,6 @@ def _plain(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Cf" or "\ufe00" <= character <= "\ufe0f":
         return ""
-    if category == "Zs":
-        return " "
     if category == "Pd" or character == "\u2212":  # all dashes, and the minus sign
         return "-"
     if category == "Nd":

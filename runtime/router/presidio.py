@@ -1,7 +1,8 @@
 """Microsoft Presidio's pattern recognizers, and a spaCy model for names, beside what edgelm recognizes by itself.
 
 Nothing is downloaded: Presidio's own engine, which fetches models, is not used, and neither is its recognizer of e-mail addresses, which
-fetches a list of domains; edgelm finds those.
+fetches a list of domains; edgelm finds those. Presidio gives up a pattern that takes longer than a minute on one text, and says so only in
+its log: it comes in addition to what edgelm recognizes, not in its place.
 """
 
 from __future__ import annotations

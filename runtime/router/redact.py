@@ -136,8 +136,9 @@ class _Sweep:
 
     def _recognized(self, text: str, place: Place) -> list[Finding]:
         """All findings in a text, which is read after its label: `password: "..."`."""
-        before = f'{place.label[-_MAX_LABEL:]}: "' if place.label else ""
-        shown = f'{before}{text}"' if before else text
+        quote = next((each for each in "\"'`" if each not in text), '"')
+        before = f"{place.label[-_MAX_LABEL:]}: {quote}" if place.label else ""
+        shown = f"{before}{text}{quote}" if before else text
         failure = ""
         findings: list[Finding] = []
         try:

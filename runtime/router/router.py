@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from edgelm.errors import ContextOverflowError
 from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Events, Message
-from edgelm.runtime.privacy import ConsentRequest, Level
+from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.asking import Asking, AskPerson, digest_of
 from edgelm.runtime.router.cloud import CloudEndpoint
 from edgelm.runtime.router.cloud_request import not_for_cloud
 from edgelm.runtime.router.entities import CoreRecognizer
@@ -19,8 +19,6 @@ from edgelm.runtime.router.redact import Redactor
 from edgelm.runtime.router.routing import Plan, Routing, watched
 from edgelm.runtime.router.signals import Signals, signals_of
 from edgelm.runtime.router.strategy import Strategy
-
-AskPerson = Callable[[ConsentRequest], Awaitable[bool]]
 
 
 class Router:
@@ -54,12 +52,12 @@ class Router:
     async def chat(self, request: ChatRequest, asker: Asker) -> Events:
         """As ChatModel.chat. The events tell, by RouteDecisions, who answers."""
         signals = signals_of(request.messages, request.tools.tools if request.tools else None)
-        plan = self._plan(request, asker, signals)
+        plan, asking = self._plan(request, asker, signals)
         events: Events | None = None
         if plan.first == "local":
-            events, plan = await self._begin_here(request, asker, plan)
+            events, plan = await self._begin_here(request, asker, plan, asking)
         said: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        routing = Routing(self, request, asker, plan, said.put_nowait)
+        routing = Routing(self.local, self.strategy, request, asker, plan, asking, said.put_nowait)
         task = asyncio.create_task(_run(routing, events, said))
 
         def release() -> None:
@@ -67,38 +65,41 @@ class Router:
 
         return Events(_taken(said), release)
 
-    async def _begin_here(self, request: ChatRequest, asker: Asker, plan: Plan) -> tuple[Events | None, Plan]:
+    async def _begin_here(self, request: ChatRequest, asker: Asker, plan: Plan, asking: Asking | None) -> tuple[Events | None, Plan]:
         try:
             return await self.local.chat(watched(request), asker), plan
         except ContextOverflowError:
-            if not plan.may_ask:
+            if asking is None:
                 raise
-            return None, Plan("cloud", "too long", "the conversation is too long for the model on this device", True)
+            return None, Plan("cloud", "too long", "the conversation is too long for the model on this device")
 
-    def _plan(self, request: ChatRequest, asker: Asker, signals: Signals) -> Plan:
-        """Who is asked first, before anything is computed."""
-        strategy = self.strategy
+    def _plan(self, request: ChatRequest, asker: Asker, signals: Signals) -> tuple[Plan, Asking | None]:
+        """Who is asked first, before anything is computed; and how the cloud is asked, if it may be."""
         if (reason := not_for_cloud(request)) is not None:
-            return Plan("local", "local only", reason, False)
+            return Plan("local", "local only", reason), None
         if self.cloud is None:
-            return Plan("local", "no cloud", "there is no cloud endpoint, or the privacy level is never", False)
+            return Plan("local", "no cloud", "there is no cloud endpoint, or the privacy level is never"), None
         if (refusal := self.policy.judge((asker.level,)).refusal) is not None:
-            return Plan("local", "not allowed", refusal, False)
+            return Plan("local", "not allowed", refusal), None
         text = "\n".join(_texts(request.messages))
-        fitting = [rule for rule in strategy.rules if rule.fits(signals, text)]
+        fitting = [rule for rule in self.strategy.rules if rule.fits(signals, text)]
         for rule in fitting:
             if rule.answer == "local":
-                return Plan("local", "rule", f"the rule {rule.name!r} keeps it on this device", False)
+                return Plan("local", "rule", f"the rule {rule.name!r} keeps it on this device"), None
+        request_id = asker.request_id or uuid.uuid4().hex
+        asking = Asking(self.cloud, self.policy, self.redactor, self.ask_person, request, asker, request_id)
         if asker.consent is not None and self.policy.consents(asker.consent, digest_of(request)):
-            return Plan("cloud", "consent", "a person has consented", True, has_consent=True)
+            return Plan("cloud", "consent", "a person has agreed", has_consent=True), asking
         for rule in fitting:
-            return Plan("cloud", "rule", f"the rule {rule.name!r} asks the cloud first", True)
-        if strategy.difficulty is not None and strategy.ask_first_above is not None:
-            gain = strategy.difficulty.gain(signals)
-            if gain > strategy.ask_first_above:
-                why = ", ".join(strategy.difficulty.explain(signals))
-                return Plan("cloud", "difficult", f"asking the cloud is expected to gain {gain:.2f}: {why}", True)
-        return Plan("local", "local first", "answers are made on this device first", True)
+            return Plan("cloud", "rule", f"the rule {rule.name!r} asks the cloud first"), asking
+        return self._by_difficulty(signals), asking
+
+    def _by_difficulty(self, signals: Signals) -> Plan:
+        difficulty, least = self.strategy.difficulty, self.strategy.ask_first_above
+        if difficulty is not None and least is not None and (gain := difficulty.gain(signals)) > least:
+            why = ", ".join(difficulty.explain(signals))
+            return Plan("cloud", "difficult", f"asking the cloud is expected to gain {gain:.2f}: {why}")
+        return Plan("local", "local first", "answers are made on this device first")
 
     async def close(self) -> None:
         """Close the connections to the cloud. The local model is its owner's."""
@@ -122,14 +123,6 @@ async def _taken(said: asyncio.Queue[Event | BaseException | None]) -> AsyncIter
         if isinstance(what, BaseException):
             raise what
         yield what
-
-
-def digest_of(request: ChatRequest) -> str:
-    """SHA-256 of what is asked, by which a person's consent is told from one to another conversation."""
-    tools = [tool.described() for tool in request.tools.tools] if request.tools else None
-    form = request.params.form.text if request.params.form else None
-    asked = json.dumps([list(map(dict, request.messages)), tools, form], sort_keys=True, default=str)
-    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:

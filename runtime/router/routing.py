@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import uuid
 from collections.abc import Callable
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from edgelm.errors import (
-    BudgetExceededError,
-    BusyError,
-    CloudError,
-    DeadlineError,
-    EgressRefusedError,
-    RecordError,
-    RedactionError,
+from edgelm.errors import BusyError, DeadlineError
+from edgelm.runtime.chat_model import (
+    Accepted,
+    Asker,
+    ChatModel,
+    ChatRequest,
+    Event,
+    Events,
+    Finish,
+    RouteDecision,
+    TextDelta,
+    Usage,
 )
-from edgelm.runtime.certainty import TokenCertainty
-from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, ToolCallDelta, Usage
-from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.asking import FAULTS, Asking
 from edgelm.runtime.router.cloud_answer import CloudUsage
-from edgelm.runtime.router.ledger import Account, Purpose
-from edgelm.runtime.router.restoring import AnswerRestorer
+from edgelm.runtime.router.ledger import Account
+from edgelm.runtime.router.local_answer import LocalAnswer
+from edgelm.runtime.router.strategy import Strategy
 from edgelm.runtime.router.thinking import Thought, think
-from edgelm.runtime.tool_calls import CallPiece
 
-if TYPE_CHECKING:
-    from edgelm.runtime.router.router import Router
-
-_CLOUD_FAULTS = (CloudError, BudgetExceededError, EgressRefusedError, RecordError, RedactionError, BusyError)
+_TO_SPEND = 0.9  # of the time that is left, where the answer of this device is there
 _KEPT = 0.5  # of the time that is left, for an answer of this device that is not there yet
 
 
@@ -43,70 +40,44 @@ class Plan:
     Attributes:
         first: who is asked first.
         reason, why: as in RouteDecision.
-        may_ask: the cloud may be asked at all.
-        has_consent: a person has consented.
+        has_consent: a person has agreed to ask the cloud.
     """
 
     first: Literal["local", "cloud"]
     reason: str
     why: str
-    may_ask: bool
     has_consent: bool = False
-
-
-@dataclass
-class LocalAnswer:
-    """An answer of this device, as far as it came.
-
-    Attributes:
-        said: text and calls.
-        ends: of its choices.
-        usage: once it has ended.
-    """
-
-    said: list[Event] = field(default_factory=list)
-    ends: list[Finish] = field(default_factory=list)
-    certainties: list[TokenCertainty] = field(default_factory=list)
-    usage: Usage | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(event.text for event in self.said if isinstance(event, TextDelta))
-
-    @property
-    def calls(self) -> tuple[CallPiece, ...]:
-        """Whole."""
-        pieces = [event.piece for event in self.said if isinstance(event, ToolCallDelta)]
-        heads = [piece for piece in pieces if piece.name is not None]
-        return tuple(replace(head, arguments="".join(piece.arguments for piece in pieces if piece.index == head.index)) for head in heads)
-
-    @classmethod
-    def thought_over(cls, thought: Thought, usage: Usage | None) -> LocalAnswer:
-        """The answer that most samples came to."""
-        said: list[Event] = [TextDelta(0, thought.text)] if thought.text else []
-        said += [ToolCallDelta(0, call) for call in thought.calls]
-        return cls(said, [Finish(0, "tool_calls" if thought.calls else "stop")], usage=usage)
 
 
 class Routing:
     """Says the events of one answer.
 
     Args:
+        asking: how the cloud is asked; None where it may not be.
         say: takes each event.
     """
 
-    def __init__(self, router: Router, request: ChatRequest, asker: Asker, plan: Plan, say: Callable[[Event], None]) -> None:
-        self._router = router
-        self._strategy = router.strategy
+    def __init__(
+        self,
+        local: ChatModel,
+        strategy: Strategy,
+        request: ChatRequest,
+        asker: Asker,
+        plan: Plan,
+        asking: Asking | None,
+        say: Callable[[Event], None],
+    ) -> None:
+        self._local = local
+        self._strategy = strategy
         self._request = request
         self._asker = asker
         self._plan = plan
+        self._asking = asking
         self._say = say
         self._begin = monotonic()
         self._told = RouteDecision("local", plan.reason, plan.why)
-        self._account = Account()
         self._is_accepted = False
-        self._has_asked = False
+        self._kept_by: tuple[str, str] | None = None  # why the cloud was asked in vain: reason, and the same for people
         self._on_screen: object = None  # the answer whose text is seen by the reader
 
     async def run(self, events: Events | None) -> None:
@@ -118,7 +89,7 @@ class Routing:
         plan = self._plan
         if plan.first == "cloud" and await self._ask_cloud(plan.reason, plan.why):
             return
-        with closing(events or await self._router.local.chat(watched(self._request), self._left())) as events:
+        with closing(events or await self._local.chat(watched(self._request), self._left())) as events:
             answer, is_hopeless = LocalAnswer(), False
             if self._watches:
                 is_hopeless = await self._read_early(events, answer)
@@ -130,9 +101,13 @@ class Routing:
         await self._weigh(answer)
 
     @property
+    def _may_ask(self) -> bool:
+        return self._asking is not None and self._kept_by is None
+
+    @property
     def _watches(self) -> bool:
         """Whether anything may still change the local answer, so that it is not shown at once."""
-        strategy, may_ask = self._strategy, self._plan.may_ask and not self._has_asked
+        strategy, may_ask = self._strategy, self._may_ask
         if self._request.n > 1:
             return False
         if strategy.trust is None:
@@ -150,7 +125,7 @@ class Routing:
             return False
         early = trust.early(answer.certainties[: trust.n_early])
         self._told = replace(self._told, confidence=early)
-        if early is not None and early < trust.hopeless and self._plan.may_ask:
+        if early is not None and early < trust.hopeless and self._may_ask:
             return True
         if reading == "restarts" or (reading == "stream" and early is not None and early >= trust.threshold):
             self._show(answer, "confident so far", "the first tokens are confident enough")
@@ -186,7 +161,7 @@ class Routing:
         strategy, trust, plan = self._strategy, self._strategy.trust, self._plan
         confidence = trust.of(answer.certainties) if trust is not None and self._request.n == 1 else None
         self._told = replace(self._told, confidence=confidence)
-        if not self._watches and not self._has_asked:
+        if not self._watches and self._kept_by is None:
             return self._end(answer, plan.reason, plan.why)
         if trust is not None and confidence is not None and confidence >= trust.threshold:
             return self._end(answer, "confident", f"the answer is right with a probability of {confidence:.0%}")
@@ -201,18 +176,18 @@ class Routing:
                 return self._end(
                     answer, "agreement", f"{thought.agreement:.0%} of {thought.n_samples + 1} answers of this device agree", thought
                 )
-        if self._has_asked:
-            return self._end(answer, "cloud failed", self._told.fault or "the cloud could not be asked", thought)
+        if self._kept_by is not None:
+            return self._end(answer, *self._kept_by, thought)
         if confidence is None and strategy.unknown == "local":
             return self._end(answer, "unknown", "the model is not calibrated, so its confidence is not known", thought)
-        if not plan.may_ask:
+        if self._asking is None:
             return self._end(answer, plan.reason, plan.why, thought)
-        why = (
-            "its confidence is not known" if confidence is None else f"the answer here is right with a probability of only {confidence:.0%}"
-        )
-        if await self._ask_cloud("not confident", why, answer, thought):
+        reason, why = "unknown", "the confidence in the answer of this device is not known"
+        if confidence is not None:
+            reason, why = "not confident", f"the answer of this device is right with a probability of only {confidence:.0%}"
+        if await self._ask_cloud(reason, why, answer, thought):
             return None
-        return self._end(answer, self._told.reason, self._told.why, thought)
+        return self._end(answer, *(self._kept_by or (reason, why)), thought)
 
     async def _think(self, answer: LocalAnswer, confidence: float | None) -> Thought | None:
         """More answers of this device, where the strategy wants them."""
@@ -227,89 +202,66 @@ class Routing:
             else replace(strategy.budget, seconds=min(strategy.budget.seconds, _KEPT * left.timeout_s))
         )
         try:
-            return await think(self._router.local, self._request, left, budget, answer.text, answer.calls)
+            return await think(self._local, self._request, left, budget, answer.text, answer.calls)
         except (BusyError, DeadlineError):
             return None  # there is no room for thinking; the answer that is there stays
 
     async def _ask_cloud(self, reason: str, why: str, answer: LocalAnswer | None = None, thought: Thought | None = None) -> bool:
-        """Ask the cloud if it is allowed; whether its answer was said. Otherwise it is noted why not.
+        """Ask the cloud; whether its answer was said. Otherwise it is noted why not.
 
         Args:
             answer: of this device, where it is there already.
         """
-        self._has_asked = True
-        try:
-            await self._ask(reason, why, answer, thought)
-        except _CLOUD_FAULTS as error:
-            self._told = replace(self._told, reason="cloud failed", why=str(error), fault=str(error))
-            if self._on_screen is self._account and self._asker.reading != "restarts":
-                raise  # what was shown of the cloud's answer cannot be taken back
+        asking = self._asking
+        if asking is None:
             return False
-        except _NotConsentedError:
+        try:
+            await self._hear(asking, reason, why, answer, thought)
+        except FAULTS as error:
+            if self._on_screen is asking and self._asker.reading != "restarts":
+                raise  # what was shown of the cloud's answer cannot be taken back
+            self._kept_by = "cloud failed", str(error)
+            if asking.lacks_consent:
+                self._kept_by = "not consented", "the cloud is asked only with a person's consent"
+            else:
+                self._told = replace(self._told, fault=str(error))
             return False
         return True
 
-    async def _ask(self, reason: str, why: str, answer: LocalAnswer | None, thought: Thought | None) -> None:
-        router, cloud, asker = self._router, self._router.cloud, self._asker
-        assert cloud is not None, "a plan that may ask has a cloud"
-        levels = (asker.level,)
-        verdict = router.policy.judge(levels)
-        redaction = await asyncio.to_thread(router.redactor.redact, self._request) if verdict.redacts else None
-        sent = self._request if redaction is None else redaction.request
-        body = await asyncio.to_thread(cloud.body, sent)
-        entities = {} if redaction is None else dict(redaction.counts)
-        self._told = replace(self._told, redacted=entities)
-        has_consent = verdict.level is Level.ASK and (self._plan.has_consent or await self._has_consent(body, entities))
-        permit = router.policy.permit(levels, cloud.endpoint.address.url, body, redaction is not None, has_consent)
-        purpose = Purpose(uuid.uuid4().hex, reason, entities)
-        left = self._left().timeout_s
-        timeout_s = None if left is None else left * (_KEPT if answer is None else 1.0)
-        restorer = None if redaction is None else AnswerRestorer(redaction)
-        is_passed = asker.reading == "restarts" or (asker.reading == "stream" and not self._strategy.holds_cloud)
+    async def _hear(self, asking: Asking, reason: str, why: str, answer: LocalAnswer | None, thought: Thought | None) -> None:
+        """Say the cloud's answer: as it comes, or when it is whole, if its reader could not take it back."""
+        reading, left_s = self._asker.reading, self._left().timeout_s
+        timeout_s = None if left_s is None else left_s * (_KEPT if answer is None else _TO_SPEND)
+        is_passed = reading == "restarts" or (reading == "stream" and not self._strategy.holds_cloud)
         held: list[Event] = []
         end = Finish(0, "stop")
         begin, first = monotonic(), 0.0
-        async with aclosing(cloud.answer(permit, sent, body, purpose, self._account, timeout_s)) as events:
+        async with aclosing(asking.events(reason, self._plan.has_consent, timeout_s)) as events:
             async for event in events:
                 first = first or monotonic()
-                for one in (event,) if restorer is None else restorer.push(event):
-                    if isinstance(one, Finish):
-                        end = one
-                    elif is_passed:
-                        self._show_cloud(reason, why)
-                        self._say(one)
-                    else:
-                        held.append(one)
-        self._show_cloud(reason, why)
-        for one in held:
-            self._say(one)
-        usage = self._account.usage or CloudUsage(0, 0)
+                if isinstance(event, Finish):
+                    end = event
+                elif is_passed:
+                    self._show_cloud(asking, reason, why)
+                    self._say(event)
+                else:
+                    held.append(event)
+        self._show_cloud(asking, reason, why)
+        for event in held:
+            self._say(event)
+        usage = asking.account.usage or CloudUsage(0, 0)
         self._say(self._all_told(answer, thought))
         self._say(end)
         self._say(Usage(usage.n_input, 0, usage.n_output, (first or begin) - begin, monotonic() - (first or begin)))
 
-    async def _has_consent(self, body: bytes, entities: dict[str, int]) -> bool:
-        """Ask a person, or leave the question in the answer."""
-        from edgelm.runtime.router.router import digest_of
-
-        router, cloud = self._router, self._router.cloud
-        assert cloud is not None
-        about = digest_of(self._request)
-        question = router.policy.question(about, cloud.endpoint.address.origin, cloud.endpoint.model, len(body), entities)
-        if router.ask_person is not None and await router.ask_person(question):
-            return router.policy.consents(question.id, about)
-        told = replace(self._told, reason="not consented", why="the cloud is asked only with a person's consent")
-        self._told = replace(told, consent=question if router.ask_person is None else None)
-        raise _NotConsentedError
-
-    def _show_cloud(self, reason: str, why: str) -> None:
+    def _show_cloud(self, asking: Asking, reason: str, why: str) -> None:
         """The cloud's text follows."""
-        if self._on_screen is self._account:
+        if self._on_screen is asking:
             return
         self._accept(0)
         self._told = replace(self._told, route="cloud", reason=reason, why=why)
         self._say(replace(self._told, is_restart=self._on_screen is not None))
-        self._on_screen = self._account
+        self._on_screen = asking
 
     def _show(self, answer: LocalAnswer, reason: str, why: str) -> None:
         """This device's answer as far as it is there; what comes of it later follows."""
@@ -325,8 +277,7 @@ class Routing:
     def _end(self, answer: LocalAnswer, reason: str, why: str, thought: Thought | None = None) -> None:
         """This device's answer is the one that counts."""
         self._show(answer, reason, why)
-        usage = answer.usage
-        assert usage is not None, "an answer that is weighed has ended"
+        usage = answer.usage or Usage(0, 0, 0, 0.0, 0.0)
         self._told = replace(self._told, reason=reason, why=why)
         told = self._all_told(answer, thought)
         self._say(told)
@@ -336,12 +287,15 @@ class Routing:
 
     def _all_told(self, answer: LocalAnswer | None, thought: Thought | None) -> RouteDecision:
         """What was decided, with all that it took."""
-        account = self._account
+        asking = self._asking
+        account = Account() if asking is None else asking.account
         usage = account.usage or CloudUsage(0, 0)
         own = answer.usage.n_generated if answer is not None and answer.usage is not None else 0
         return replace(
             self._told,
             is_restart=False,
+            consent=None if asking is None else asking.question,
+            redacted={} if asking is None else asking.redacted,
             local_tokens=own + (thought.n_tokens if thought is not None else 0),
             cloud_input=usage.n_input,
             cloud_output=usage.n_output,
@@ -359,10 +313,6 @@ class Routing:
         """The asker, with the time that is left of theirs."""
         timeout_s = self._asker.timeout_s
         return self._asker if timeout_s is None else replace(self._asker, timeout_s=max(0.0, timeout_s - (monotonic() - self._begin)))
-
-
-class _NotConsentedError(Exception):
-    """Nobody has consented; it is noted in what is told."""
 
 
 def watched(request: ChatRequest) -> ChatRequest:

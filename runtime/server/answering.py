@@ -105,6 +105,7 @@ def asker(request: Request, user: str | None, timeout_s: float | None, streams: 
         level=min(levels),
         consent=headers.get(_CONSENT),
         reading="whole" if not streams else "restarts" if can_restart else "stream",
+        request_id=request.state.record.id,
     )
 
 

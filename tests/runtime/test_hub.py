@@ -188,3 +188,10 @@ def test_two_pulls_at_once_fetch_once(hub: Hub, settings: Settings) -> None:
         thread.join()
     assert len(found) == 4
     assert sum(method == "GET" and path == "/storage/file" for method, path, _ in hub.requests) == 1
+
+
+def test_offline_nothing_is_fetched(hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELM_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="EDGELM_OFFLINE"):
+        pull(NAME, settings=settings)
+    assert hub.requests == []

@@ -395,3 +395,9 @@ def test_a_missing_model_says_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPat
         LLM("smollm2-135m")
     with pytest.raises(ModelFileError, match=r"no model file or folder"):
         LLM(tmp_path / "none.gguf")
+
+
+def test_offline_no_other_machine_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELM_OFFLINE", "1")
+    with pytest.raises(InvalidRequestError, match="rpc_servers are other machines"):
+        LLM("missing.gguf", "llamacpp", backend_options={"rpc_servers": "192.0.2.1:50052"})

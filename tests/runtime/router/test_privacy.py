@@ -164,6 +164,8 @@ def test_what_cannot_be_redacted_stays_here(tmp_path: Path) -> None:
     assert heard.text == LOCAL
     assert "RuntimeError" in (heard.told.fault or "")
     assert "secret" not in repr(heard.events)
+    assert [(each.kind, each.fields["reason"]) for each in routed.records] == [("refused", "not redacted")]
+    assert "secret" not in (tmp_path / "egress.jsonl").read_text()
 
 
 def test_the_key_is_in_its_header_and_nowhere_else(tmp_path: Path) -> None:

@@ -132,8 +132,10 @@ def test_offline_beats_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_ask_leaves_a_question_whose_answer_lets_this_conversation_out_once(tmp_path: Path) -> None:
     with CloudServer() as cloud:
         routed = Routed(tmp_path, cloud.url, Level.ASK)
-        heard = routed.ask("A secret?")
+        heard = routed.ask("A secret?", request_id="req_7")
         question = heard.told.consent
+        (record,) = routed.records
+        assert (record.kind, record.fields["request"], record.fields["reason"]) == ("refused", "req_7", "no consent")
         assert (heard.text, heard.told.reason, cloud.n_connections) == (LOCAL, "not consented", 0)
         assert question is not None
         assert (question.endpoint, question.model) == (cloud.url.removesuffix("/v1"), "strong")

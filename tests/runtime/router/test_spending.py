@@ -55,4 +55,4 @@ def test_a_process_that_is_killed_in_the_middle_has_spent_its_worst_case(tmp_pat
         assert len(cloud.received) == 3
     assert heard.text == LOCAL
     assert "requests_per_day is 3" in (heard.told.fault or "")
-    assert [record.kind for record in routed.records] == ["sent"] * 3
+    assert [record.kind for record in routed.records] == ["sent"] * 3 + ["refused"]
