@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from egress_logs import CHANGES, ENDED, SENT, Note, fill, found, head_file
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import RecordError
@@ -62,6 +62,7 @@ def test_any_byte_that_is_flipped_is_found_in_its_line(sound: tuple[bytes, bytes
 
 
 @given(place=st.integers(0, 66), flip=st.integers(1, 255))
+@example(place=0, flip=ord("4") ^ ord("3"))
 @settings(max_examples=50, deadline=None)
 def test_any_byte_of_the_head_that_is_flipped_is_found(sound: tuple[bytes, bytes], place: int, flip: int) -> None:
     content = bytearray(sound[1])
@@ -71,6 +72,8 @@ def test_any_byte_of_the_head_that_is_flipped_is_found(sound: tuple[bytes, bytes
         path.write_bytes(sound[0])
         head_file(path).write_bytes(content)
         assert found(path) in {(None, "head"), *((n, "replaced") for n in range(1, 5)), *((n, "cut") for n in range(5, 10))}
+        if content[:2] in (b"1:", b"2:", b"3:"):  # it may be behind, so that appending looks only at the last line, and the log is sound
+            return
         with pytest.raises(RecordError, match=r"is broken|has had"):
             EgressLog(path).append(SENT)
         assert path.read_bytes() == sound[0]
