@@ -17,11 +17,14 @@ from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Rout
 from edgelm.runtime.llm import LLM
 from edgelm.runtime.local_model import LocalModel
 from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.amounts import BudgetLimits, Price
 from edgelm.runtime.router.asking import AskPerson
-from edgelm.runtime.router.budget import Budget, BudgetLimits, Price
+from edgelm.runtime.router.budget import Budget
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.egress import Address, Limits
-from edgelm.runtime.router.egress_log import EgressLog, Record, read
+from edgelm.runtime.router.egress_log import EgressLog
+from edgelm.runtime.router.egress_record import Record
+from edgelm.runtime.router.egress_verify import read
 from edgelm.runtime.router.ledger import Ledger
 from edgelm.runtime.router.policy import Policy
 from edgelm.runtime.router.redact import Redactor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,31 @@ def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
 
 def test_every_command_and_option_is_documented_and_no_other() -> None:
     page = text_of("docs/command-line.md")
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert re.findall(r"^## edgelm (\w+)", page, re.MULTILINE) == list(commands)
-    parameters = [parameter for command in commands.values() for parameter in command.params]
-    options = {one for parameter in parameters for one in (*parameter.opts, *parameter.secondary_opts) if one.startswith("--")}
-    assert set(re.findall(r"`(--[a-z-]+)", page)) - {"--help", "--version"} == options - {"--help"}
+    commands = dict(commands_below(typer.main.get_command(app)))
+    assert re.findall(r"^##+ edgelm ([a-z]+(?: [a-z]+)*)", page, re.MULTILINE) == list(commands)
+    options = set().union(*map(options_of, commands.values()))
+    assert set(re.findall(r"`(--[a-z0-9-]+)", page)) - {"--help", "--version"} == options
+
+
+def test_sub_commands_have_each_option_in_their_own_section() -> None:
+    sections = re.split(r"^##+ ", text_of("docs/command-line.md"), flags=re.MULTILINE)
+    for name, command in commands_below(typer.main.get_command(app)):
+        if " " in name:
+            section = next(section for section in sections if section.startswith(f"edgelm {name}"))
+            assert set(re.findall(r"`(--[a-z0-9-]+)", section)) == options_of(command), name
+
+
+def commands_below(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Commands with their whole names, each group before what is in it."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        if hasattr(command, "commands"):
+            yield from commands_below(command, f"{prefix}{name} ")
+
+
+def options_of(command: Any) -> set[str]:
+    names = [one for parameter in command.params for one in (*parameter.opts, *parameter.secondary_opts)]
+    return {one for one in names if one.startswith("--")} - {"--help"}
 
 
 def test_every_command_and_option_of_edgebench_is_documented() -> None:

@@ -13,7 +13,7 @@ from edgelm.errors import RecordError
 from edgelm.runtime.settings import read_settings
 
 if TYPE_CHECKING:
-    from edgelm.runtime.router.egress_log import Record
+    from edgelm.runtime.router.egress_record import Record
 
 _HEADER = ("TIME (UTC)", "ENDPOINT", "LEVEL", "WHY", "BYTES", "ENTITIES", "TOKENS", "COST", "OUTCOME")
 
@@ -29,7 +29,8 @@ def log(
 ) -> None:
     """List what was sent to cloud endpoints last, and what was kept from it."""
     from edgelm.runtime.commands.tables import print_table
-    from edgelm.runtime.router.egress_log import head_path, read
+    from edgelm.runtime.router.egress_log import head_path
+    from edgelm.runtime.router.egress_verify import read
 
     place = path or read_settings().egress_log
     if path is None and not place.exists() and not head_path(place).exists():
@@ -48,8 +49,8 @@ def verify(
     ] = None,
 ) -> None:
     """Check that nothing in the log was changed, removed, put in or cut off, and print its head."""
-    from edgelm.runtime.router.egress_log import Head
-    from edgelm.runtime.router.egress_log import verify as verify_log
+    from edgelm.runtime.router.egress_record import Head
+    from edgelm.runtime.router.egress_verify import verify as verify_log
 
     place = path or read_settings().egress_log
     found = verify_log(place, None if head is None else Head.parse(head))

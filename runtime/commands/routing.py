@@ -13,8 +13,23 @@ from edgelm.runtime.settings import read_settings
 if TYPE_CHECKING:
     from edgelm.runtime.local_model import LocalModel
     from edgelm.runtime.router.asking import AskPerson
+    from edgelm.runtime.router.config import RouteConfig
     from edgelm.runtime.router.deployment import Deployment
-from edgelm.runtime.router.router import Router
+    from edgelm.runtime.router.router import Router
+
+
+def configuration(path: Path) -> RouteConfig:
+    """A configuration file.
+
+    Raises:
+        InvalidRequestError: it makes no sense.
+        MissingPackageError: what reads it is not installed.
+    """
+    if find_spec("pydantic") is None:
+        raise MissingPackageError("the router's configuration needs pydantic, not installed here; pip install 'edgelm[route]'")
+    from edgelm.runtime.router.config import read_config
+
+    return read_config(path)
 
 
 def deployed(path: Path) -> Deployment:
@@ -23,12 +38,9 @@ def deployed(path: Path) -> Deployment:
     Raises:
         EdgeLMError: it makes no sense, or needs what is not there.
     """
-    if find_spec("pydantic") is None:
-        raise MissingPackageError("the router's configuration needs pydantic, not installed here; pip install 'edgelm[route]'")
-    from edgelm.runtime.router.config import read_config
+    config = configuration(path)
     from edgelm.runtime.router.deployment import Deployment
 
-    config = read_config(path)
     deployment = Deployment(config)
     level = config.level.name.lower()
     who = "nothing leaves this device" if deployment.cloud is None else f"{deployment.cloud.endpoint.model} at {config.cloud_url}"

@@ -12,7 +12,6 @@ Money is in whatever currency the prices and limits are, and is stored in whole 
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import sqlite3
@@ -20,23 +19,19 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from edgelm.errors import BudgetExceededError, BusyError, InvalidRequestError, RecordError
+from edgelm.runtime.router.amounts import BudgetLimits, Price, Usage, check_number, in_millionths, money_of
 
 SCHEMA_VERSION = 1
 
 _APPLICATION = 0x65_6C_62_67  # "elbg": tells the file from other programs' databases
 _WAIT_S = 30.0
-_MILLION = 10**6
-_MOST_DECIMALS = 12
-_MOST = 10**12  # of a limit
-_MOST_PRICE = 10**6
 _MOST_TOKENS = 10**9  # of one attempt
 _CREATE = """
 CREATE TABLE attempts (
@@ -48,61 +43,6 @@ CREATE TABLE attempts (
 )"""
 _INDEX = "CREATE INDEX attempts_by_start ON attempts (started, state, tokens, millionths)"
 _SUM = "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(millionths), 0) FROM attempts WHERE started >= ? AND state = ?"
-
-
-@dataclass(frozen=True)
-class BudgetLimits:
-    """What may be spent; None for no bound, 0 for nothing at all. Tokens are those of input and output together.
-
-    Raises:
-        InvalidRequestError: a limit is no such number.
-    """
-
-    requests_per_day: int | None = None
-    tokens_per_day: int | None = None
-    money_per_day: int | Decimal | None = None
-    requests_per_month: int | None = None
-    tokens_per_month: int | None = None
-    money_per_month: int | Decimal | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                _check_number(field.name, value, _MOST, whole=not field.name.startswith("money"))
-
-
-@dataclass(frozen=True)
-class Price:
-    """Money for a million tokens of input and of output.
-
-    Raises:
-        InvalidRequestError: a price is no such number.
-    """
-
-    input: int | Decimal
-    output: int | Decimal
-
-    def __post_init__(self) -> None:
-        _check_number("the price of input", self.input, _MOST_PRICE, whole=False)
-        _check_number("the price of output", self.output, _MOST_PRICE, whole=False)
-
-    def millionths(self, n_input: int, n_output: int) -> int:
-        """What so many tokens cost, in millionths, rounded up: tokens times a price per million is just that."""
-        return math.ceil(n_input * Fraction(self.input) + n_output * Fraction(self.output))
-
-
-class Usage(NamedTuple):
-    """Requests, tokens and money together."""
-
-    requests: int
-    tokens: int
-    millionths: int
-
-    @property
-    def money(self) -> Decimal:
-        """The millionths in units of the currency, exactly."""
-        return _money(self.millionths)
 
 
 @dataclass(frozen=True)
@@ -158,8 +98,8 @@ class Budget:
         self.price = price
         self._clock = clock
         self._bounds = {
-            "day": (limits.requests_per_day, limits.tokens_per_day, _bound(limits.money_per_day)),
-            "month": (limits.requests_per_month, limits.tokens_per_month, _bound(limits.money_per_month)),
+            "day": (limits.requests_per_day, limits.tokens_per_day, in_millionths(limits.money_per_day)),
+            "month": (limits.requests_per_month, limits.tokens_per_month, in_millionths(limits.money_per_month)),
         }
         with _explained(self._path):
             _make_private(self._path)
@@ -228,8 +168,8 @@ class Budget:
             return Spending(self._spending(_day(now), database), self._spending(_month(now), database))
 
     def _usage(self, n_input: int, n_output: int) -> Usage:
-        _check_number("n_input", n_input, _MOST_TOKENS, whole=True)
-        _check_number("n_output", n_output, _MOST_TOKENS, whole=True)
+        check_number("n_input", n_input, _MOST_TOKENS, whole=True)
+        check_number("n_output", n_output, _MOST_TOKENS, whole=True)
         return Usage(1, n_input + n_output, self.price.millionths(n_input, n_output))
 
     def _now(self, database: sqlite3.Connection) -> tuple[int, int]:
@@ -245,7 +185,7 @@ class Budget:
         ):
             if bound is None or sum(amounts) <= bound:
                 continue
-            limit, spent, held, more = (f"{_money(n):f}" if name == "money" else f"{n:,}" for n in (bound, *amounts))
+            limit, spent, held, more = (f"{money_of(n):f}" if name == "money" else f"{n:,}" for n in (bound, *amounts))
             advice = "this attempt alone is too large: lower its max_tokens" if amounts[-1] > bound else "wait, answer on this device"
             text = (
                 f"{name}_per_{period.name} is {limit}: {spent} spent, {held} reserved for attempts whose end is not known, and this one "
@@ -261,7 +201,7 @@ class Budget:
             None if bound is None else max(0, bound - sum(amounts))
             for bound, *amounts in zip(self._bounds[period.name], settled, reserved, strict=True)
         )
-        money = None if millionths is None else _money(millionths)
+        money = None if millionths is None else money_of(millionths)
         return PeriodSpending(period.name, period.end, settled, reserved, requests, tokens, money)
 
     def _find(self, database: sqlite3.Connection, reservation: Reservation) -> tuple[str, int, int]:
@@ -307,23 +247,13 @@ def _sums(period: _Period, database: sqlite3.Connection) -> tuple[Usage, Usage]:
     return settled, reserved
 
 
-def _check_number(name: str, value: object, most: int, whole: bool) -> None:
-    """No float: 0.1 is none of its values."""
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(value, Decimal) and not whole and value.is_finite():
-        fits = int(value.as_tuple().exponent) >= -_MOST_DECIMALS
-    if not fits or not 0 <= value <= most:  # type: ignore[operator]
-        kind = "a whole number" if whole else f"a whole number or a Decimal of at most {_MOST_DECIMALS} decimals"
-        raise InvalidRequestError(f"{name} is {value!r}; give {kind} from 0 to {most:,}")
+def was_begun(path: Path) -> bool:
+    """Whether there is a budget, or was one, whose journal was left."""
+    return os.path.lexists(path) or _journal(path).exists()
 
 
-def _bound(money: int | Decimal | None) -> int | None:
-    """A limit in millionths, rounded down."""
-    return None if money is None else math.floor(Fraction(money) * _MILLION)
-
-
-def _money(millionths: int) -> Decimal:
-    return Decimal(f"{millionths // _MILLION}.{millionths % _MILLION:06d}")  # a constructor is exact, whatever the decimal context
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
 
 
 def _make_private(path: Path) -> None:
@@ -347,13 +277,12 @@ def _create(path: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX)  # of several processes that start together, one makes it
         if os.path.lexists(path):
             return
-        journal = path.with_name(f"{path.name}-journal")
-        if journal.exists():
+        if (journal := _journal(path)).exists():
             raise RecordError(
                 f"{path} was deleted, but {journal.name} was not; put it back, or move the journal away to begin a new budget"
             )
         new = path.with_name(f".{path.name}.new")
-        for left in (new, new.with_name(f"{new.name}-journal")):  # of a process that was killed here
+        for left in (new, _journal(new)):  # of a process that was killed here
             left.unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(new, isolation_level=None)) as database:

@@ -1,4 +1,7 @@
-"""The router's configuration file, a TOML document. Every key means something, or is refused by name."""
+"""The router's configuration file, a TOML document. Every key means something, or is refused by name.
+
+Files that it names are looked for in its own folder, wherever the process was started.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.privacy import Level
@@ -20,13 +24,48 @@ class Table(BaseModel):
 
 
 def _level(value: object) -> object:
-    return Level.named(value) if isinstance(value, str) else value
+    if isinstance(value, Level):
+        return value
+    return Level.named(value if isinstance(value, str) else repr(value))  # the enumeration's numbers are no names
+
+
+def _in_folder(path: Path, info: ValidationInfo) -> Path:
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ValueError("the home folder is not known; write the whole path") from None
+    return path if info.context is None else info.context["folder"] / path
+
+
+def _model(name: str, info: ValidationInfo) -> str:
+    """A package has no slash in its name, and a folder is written with one."""
+    return str(_in_folder(Path(name), info)) if "/" in name else name
+
+
+def _proxy(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("a proxy must be http://host:port or https://host:port")  # without the value, which may hold a password
+    return value
+
+
+def _url(value: str) -> str:
+    if "@" in urlsplit(value).netloc or "?" in value:
+        raise ValueError("neither a password nor a query has a place in it; name the key by key_env or keyring")
+    return value
 
 
 LevelName = Annotated[Level, BeforeValidator(_level)]
-Money = Annotated[Decimal, BeforeValidator(lambda value: str(value) if isinstance(value, float) else value), Field(ge=0, decimal_places=12)]
+Money = Annotated[Decimal, Field(ge=0, decimal_places=12)]
 Count = Annotated[int, Field(ge=0, strict=True)]
-Seconds = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+FilePath = Annotated[Path, AfterValidator(_in_folder)]
 
 
 class Cloud(Table):
@@ -41,12 +80,12 @@ class Cloud(Table):
         price_input, price_output: for a million tokens.
     """
 
-    url: str
-    model: str
-    key_env: str | None = None
-    keyring: str | None = None
-    proxy: str | None = Field(None, repr=False)
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
+    url: Annotated[Name, AfterValidator(_url)]
+    model: Name
+    key_env: Name | None = None
+    keyring: Name | None = None
+    proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(None, repr=False)
+    max_tokens: Positive = 1024
     timeout: Seconds = 60.0
     silence: Seconds = 30.0
     left_out: tuple[str, ...] = ()
@@ -64,7 +103,7 @@ class Budget(Table):
     requests_per_month: Count | None = None
     tokens_per_month: Count | None = None
     money_per_month: Money | None = None
-    file: Path | None = None
+    file: FilePath | None = None
 
 
 class Redact(Table):
@@ -73,13 +112,13 @@ class Redact(Table):
     Attributes:
         names: that are replaced wherever they stand; names_file has one a line.
         presidio: use Microsoft Presidio's patterns, too.
-        spacy: a spaCy model, by its package or folder, that finds names.
+        spacy: a spaCy model that finds names, by its package, or by its folder with a slash.
     """
 
     names: tuple[str, ...] = ()
-    names_file: Path | None = None
+    names_file: FilePath | None = None
     presidio: bool = False
-    spacy: str | None = None
+    spacy: Annotated[Name, AfterValidator(_model)] | None = None
     languages: tuple[str, ...] = ("en",)
 
 
@@ -92,7 +131,7 @@ class Before(Table):
     """
 
     ask_first_above: Annotated[float, Field(ge=-1, le=1)] | None = None
-    difficulty: Path | None = None
+    difficulty: FilePath | None = None
 
 
 class After(Table):
@@ -104,7 +143,7 @@ class After(Table):
         unknown: who answers where the confidence is not known.
     """
 
-    calibration: Path | None = None
+    calibration: FilePath | None = None
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     unknown: Literal["local", "cloud"] = "local"
 
@@ -113,9 +152,9 @@ class Thinking(Table):
     """`[thinking]`: see ThinkingBudget and Strategy."""
 
     mode: Literal["off", "on", "auto"] = "auto"
-    samples: Annotated[int, Field(ge=1)] = 8
-    wave: Annotated[int, Field(ge=1)] = 4
-    tokens: Annotated[int, Field(ge=1)] = 4096
+    samples: Positive = 8
+    wave: Positive = 4
+    tokens: Positive = 4096
     seconds: Seconds = 30.0
     agreement: Annotated[float, Field(ge=0, le=1)] = 0.6
 
@@ -133,7 +172,7 @@ class Log(Table):
         bodies: keep what was sent, too.
     """
 
-    file: Path | None = None
+    file: FilePath | None = None
     bodies: bool = False
 
 
@@ -141,7 +180,7 @@ class Rule(Table):
     """`[[rules]]`: see strategy.Rule."""
 
     answer: Literal["local", "cloud"]
-    name: str
+    name: Name
     matches: str | None = None
     language: str | None = None
     min_tokens: Count | None = None
@@ -156,8 +195,8 @@ class Key(Table):
         key_env: the environment variable that has the key.
     """
 
-    name: str
-    key_env: str
+    name: Name
+    key_env: Name
     level: LevelName
 
 
@@ -193,16 +232,16 @@ def read_config(path: Path) -> RouteConfig:
         InvalidRequestError: it cannot be read, is no TOML, or holds what makes no sense; every such place is named.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)  # money as it is written
     except OSError as error:
         raise InvalidRequestError(f"the router's configuration {path} cannot be read ({error.strerror}); name a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{path} is no TOML document: {error}") from None
     try:
-        config = RouteConfig.model_validate(document)
+        config = RouteConfig.model_validate(document, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
-        raise InvalidRequestError(f"{path}: {faults}") from None
+        faults = (f"{'.'.join(map(str, each['loc']))}: {_fault(each['msg'])}" for each in error.errors(include_input=False))
+        raise InvalidRequestError(f"{path}: {'; '.join(faults)}") from None  # without what stands there, which may be secret
     if config.level is not Level.NEVER and config.cloud is None:
         raise InvalidRequestError(
             f"{path}: the level is {config.level.name.lower()}, but there is no [cloud] to ask; add it, or set level to never"
@@ -210,3 +249,7 @@ def read_config(path: Path) -> RouteConfig:
     if config.cloud is not None and config.cloud.key_env and config.cloud.keyring:
         raise InvalidRequestError(f"{path}: cloud has both key_env and keyring; keep one of them")
     return config
+
+
+def _fault(text: str) -> str:
+    return "there is no such key" if text == "Extra inputs are not permitted" else text.removeprefix("Value error, ")

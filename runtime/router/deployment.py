@@ -9,8 +9,9 @@ from edgelm.errors import InvalidRequestError
 from edgelm.runtime.chat_model import ChatModel
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router import config as file
+from edgelm.runtime.router.amounts import BudgetLimits, Price
 from edgelm.runtime.router.asking import AskPerson
-from edgelm.runtime.router.budget import Budget, BudgetLimits, Price
+from edgelm.runtime.router.budget import Budget
 from edgelm.runtime.router.cloud import CloudEndpoint, Endpoint
 from edgelm.runtime.router.difficulty import Difficulty
 from edgelm.runtime.router.egress import Address, Limits
@@ -41,10 +42,10 @@ class Deployment:
         self.redactor = Redactor(_recognizers(config.redact))
         self.cloud: CloudEndpoint | None = None
         if config.cloud is not None and config.level is not Level.NEVER:
-            price = Price(config.cloud.price_input, config.cloud.price_output)
-            budget = Budget(config.budget.file or settings.budget, _limits(config.budget), price)
-            log = EgressLog(config.log.file or settings.egress_log, config.log.bodies)
-            self.cloud = CloudEndpoint(_endpoint(config.cloud), self.policy, Ledger(budget, log))
+            endpoint = endpoint_of(config.cloud)  # before any file is made
+            budget = Budget(budget_path(config, settings), limits_of(config), price_of(config))
+            log = EgressLog(log_path(config, settings), config.log.bodies)
+            self.cloud = CloudEndpoint(endpoint, self.policy, Ledger(budget, log))
         before = config.before
         self._difficulty = None if before.ask_first_above is None else _difficulty(before.difficulty)
         self._rules = tuple(Rule(**rule.model_dump()) for rule in config.rules)
@@ -90,7 +91,12 @@ class Deployment:
             await self.cloud.close()
 
 
-def _endpoint(cloud: file.Cloud) -> Endpoint:
+def endpoint_of(cloud: file.Cloud) -> Endpoint:
+    """The endpoint of a table `[cloud]`.
+
+    Raises:
+        InvalidRequestError: its address is none, or is not encrypted.
+    """
     url = cloud.url.rstrip("/")
     address = Address(
         url if url.endswith("/chat/completions") else f"{url}/chat/completions", key_of(cloud.key_env, cloud.keyring), cloud.proxy
@@ -98,8 +104,32 @@ def _endpoint(cloud: file.Cloud) -> Endpoint:
     return Endpoint(address, cloud.model, cloud.max_tokens, cloud.timeout, cloud.left_out, cloud.currency, Limits(silence_s=cloud.silence))
 
 
-def _limits(budget: file.Budget) -> BudgetLimits:
-    return BudgetLimits(**{field.name: getattr(budget, field.name) for field in fields(BudgetLimits)})
+def limits_of(config: file.RouteConfig) -> BudgetLimits:
+    """What may be spent.
+
+    Raises:
+        InvalidRequestError: a limit is too large.
+    """
+    return BudgetLimits(**{field.name: getattr(config.budget, field.name) for field in fields(BudgetLimits)})
+
+
+def price_of(config: file.RouteConfig) -> Price:
+    """Of the endpoint's tokens; nothing where there is no endpoint.
+
+    Raises:
+        InvalidRequestError: a price is too large.
+    """
+    return Price(0, 0) if config.cloud is None else Price(config.cloud.price_input, config.cloud.price_output)
+
+
+def budget_path(config: file.RouteConfig, settings: Settings) -> Path:
+    """The file in which is kept what was spent."""
+    return config.budget.file or settings.budget
+
+
+def log_path(config: file.RouteConfig, settings: Settings) -> Path:
+    """The log of what left."""
+    return config.log.file or settings.egress_log
 
 
 def _difficulty(path: Path | None) -> Difficulty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from edgelm.errors import CloudError, MissingPackageError
 from edgelm.runtime.settings import variable as setting
@@ -18,19 +19,21 @@ def key_of(variable: str | None, service: str | None) -> Key:
     Args:
         variable: an environment variable.
         service: its name in the system's keyring.
+
+    Raises:
+        MissingPackageError: what reads the keyring is not installed.
     """
     if variable is not None:
         return lambda: _sound(setting(variable), f"the environment variable {variable}")
     if service is not None:
+        if find_spec("keyring") is None:  # said now, and not by the first request
+            raise MissingPackageError("keys in the system's keyring need the package keyring; pip install 'edgelm[route]'")
         return lambda: _sound(_from_keyring(service), f"the keyring's entry {service!r} for {_KEYRING_USER!r}")
     return lambda: None
 
 
 def _from_keyring(service: str) -> str | None:
-    try:
-        import keyring
-    except ImportError:
-        raise MissingPackageError("keys in the system's keyring need the package keyring; pip install 'edgelm[route]'") from None
+    import keyring
     from keyring.errors import KeyringError
 
     try:

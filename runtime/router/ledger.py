@@ -11,10 +11,12 @@ from time import monotonic
 
 from edgelm.errors import CloudError, EdgeLMError, EgressRefusedError
 from edgelm.runtime.privacy import Level
-from edgelm.runtime.router.budget import Budget, Reservation, Usage
+from edgelm.runtime.router.amounts import Usage
+from edgelm.runtime.router.budget import Budget, Reservation
 from edgelm.runtime.router.cloud_answer import CloudAnswer, CloudUsage
 from edgelm.runtime.router.egress import Response
-from edgelm.runtime.router.egress_log import EgressLog, Ended, Refused, Sent
+from edgelm.runtime.router.egress_log import EgressLog
+from edgelm.runtime.router.egress_record import Ended, Refused, Sent
 from edgelm.runtime.router.policy import Permit
 
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from edgelm.errors import InvalidRequestError, RecordError
 from edgelm.runtime.cli import app
-from edgelm.runtime.router.egress_log import EgressLog, Ended, Refused, Sent
+from edgelm.runtime.router.egress_log import EgressLog
+from edgelm.runtime.router.egress_record import Ended, Refused, Sent
 from edgelm.runtime.settings import read_settings
 
 SENT = Sent(

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from edgelm.errors import BudgetExceededError, InvalidRequestError, RecordError
-from edgelm.runtime.router.budget import Budget, BudgetLimits, PeriodSpending, Price, Reservation
+from edgelm.runtime.router.amounts import BudgetLimits, Price
+from edgelm.runtime.router.budget import Budget, PeriodSpending, Reservation
 
 PRICE = Price(Decimal("0.15"), Decimal("0.60"))
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC).timestamp()
@@ -134,17 +135,6 @@ def test_money_is_exact_and_rounded_up(make: Callable[..., Budget]) -> None:
             budget.reserve(0, 1)
 
 
-@given(
-    prices=st.tuples(*[st.decimals(0, 1000, places=9)] * 2),
-    tokens=st.tuples(*[st.integers(0, 10**9)] * 2),
-)
-def test_no_cost_is_below_the_exact_one_or_a_millionth_above(prices: tuple[Decimal, Decimal], tokens: tuple[int, int]) -> None:
-    cost = Price(*prices).millionths(*tokens)
-    with localcontext(prec=60):
-        exact = tokens[0] * prices[0] + tokens[1] * prices[1]
-        assert exact <= cost < exact + 1
-
-
 def test_a_bound_of_money_finer_than_a_millionth_is_rounded_down(make: Callable[..., Budget]) -> None:
     budget = make(Price(1, 1), money_per_day=Decimal("0.0000019"))
     budget.reserve(1, 0)
@@ -152,23 +142,7 @@ def test_a_bound_of_money_finer_than_a_millionth_is_rounded_down(make: Callable[
         budget.reserve(1, 0)
 
 
-@pytest.mark.parametrize(
-    "limits", [{name: value} for name in ("requests_per_day", "money_per_month") for value in (-1, 1.0, True, "1", 10**13, Decimal("NaN"))]
-)
-def test_limits_that_make_no_sense(limits: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequestError, match=f"{next(iter(limits))} is "):
-        BudgetLimits(**limits)
-
-
-@pytest.mark.parametrize("value", [-1, 0.15, Decimal("-0.1"), Decimal("Infinity"), Decimal("1e-13"), Decimal("1e7"), None])
-def test_prices_that_make_no_sense(value: Any) -> None:
-    with pytest.raises(InvalidRequestError, match="price of output is"):
-        Price(0, value)
-
-
 def test_counts_that_make_no_sense(make: Callable[..., Budget]) -> None:
-    with pytest.raises(InvalidRequestError, match="a whole number"):
-        BudgetLimits(tokens_per_day=Decimal(5))  # type: ignore[arg-type]
     budget = make()
     for n in (-1, 1.5, True, 10**10):
         with pytest.raises(InvalidRequestError, match="n_output is"):
@@ -336,7 +310,8 @@ def test_a_read_only_folder() -> None:
         code = (
             "import fcntl, os, sys; from pathlib import Path\n"
             "from edgelm.errors import RecordError\n"
-            "from edgelm.runtime.router.budget import Budget, BudgetLimits, Price\n"
+            "from edgelm.runtime.router.amounts import BudgetLimits, Price\n"
+            "from edgelm.runtime.router.budget import Budget\n"
             "folder = Path(sys.argv[1])\n"
             "def refused(use):\n"
             "    try: use()\n"
@@ -388,7 +363,8 @@ def test_threads_that_open_it_together_make_one_budget(make: Callable[..., Budge
 def test_a_process_that_forked_goes_on(make: Callable[..., Budget]) -> None:
     budget = make(requests_per_day=2)
     budget.reserve(1, 1)
-    code = "import os, sys; from pathlib import Path; from edgelm.runtime.router.budget import *\n"
+    code = "import os, sys; from pathlib import Path; from edgelm.runtime.router.budget import Budget\n"
+    code += "from edgelm.runtime.router.amounts import BudgetLimits, Price\n"
     code += f"budget = Budget(Path({str(budget._path)!r}), BudgetLimits(requests_per_day=2), Price(1, 1), lambda: {NOON})\n"
     code += "if child := os.fork(): sys.exit(os.waitpid(child, 0)[1])\n"
     code += "budget.reserve(1, 1); os._exit(0)"

@@ -11,7 +11,7 @@ from cloud_faults import FAULTS
 from cloud_server import CloudServer, answers, cut_off, head, refusing_port, says, status
 from routed import LOCAL, Reading, Routed
 
-from edgelm.runtime.router.budget import BudgetLimits
+from edgelm.runtime.router.amounts import BudgetLimits
 from edgelm.runtime.router.egress import Limits
 
 DEADLINE_S = 3.0

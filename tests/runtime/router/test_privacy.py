@@ -21,7 +21,7 @@ from edgelm.errors import InvalidRequestError
 from edgelm.runtime.chat_model import ChatRequest, Finish, TextDelta, ToolCallDelta
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.egress import Address
-from edgelm.runtime.router.egress_log import verify
+from edgelm.runtime.router.egress_verify import verify
 from edgelm.runtime.router.entities import CoreRecognizer
 from edgelm.runtime.router.recognizer import Finding
 from edgelm.runtime.router.redact import Redactor

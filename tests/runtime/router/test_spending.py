@@ -12,7 +12,7 @@ from cloud_server import CloudServer, answers, hangs, wait_for
 from routed import LOCAL, Routed
 
 from edgelm.runtime.chat_model import Asker
-from edgelm.runtime.router.budget import BudgetLimits
+from edgelm.runtime.router.amounts import BudgetLimits
 
 TESTS = Path(__file__).parents[2]
 
