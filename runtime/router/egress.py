@@ -59,7 +59,7 @@ class Address:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc or parts.fragment:
-            raise InvalidRequestError(f"{self.url!r:.120} is no endpoint's address; write https://host/v1, with the key elsewhere")
+            raise InvalidRequestError("the endpoint's address is none, or holds a password; write https://host/v1, with the key elsewhere")
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise InvalidRequestError(
                 f"{self.url!r:.120} is not encrypted; use https, as anybody on the way could read the text and the key"

@@ -96,7 +96,8 @@ class Routing:
                 is_hopeless = await self._read_early(events, answer)
             else:
                 self._show(answer, plan.reason, plan.why)
-            if is_hopeless and await self._ask_cloud("hopeless", "the first tokens show that this device's answer will hardly be right"):
+            why = "the first tokens show that this device's answer will hardly be right"
+            if is_hopeless and await self._ask_cloud("hopeless", why, answer):
                 return  # until then this device went on answering, in case the cloud fails
             await self._read(events, answer)
         await self._weigh(answer)
@@ -227,7 +228,7 @@ class Routing:
         """Ask the cloud; whether its answer was said. Otherwise it is noted why not.
 
         Args:
-            answer: of this device, where it is there already.
+            answer: of this device, as far as it came.
         """
         asking = self._asking
         if asking is None:
@@ -248,7 +249,7 @@ class Routing:
     async def _hear(self, asking: Asking, reason: str, why: str, answer: LocalAnswer | None, thought: Thought | None) -> None:
         """Say the cloud's answer: as it comes, or when it is whole, if its reader could not take it back."""
         reading, left_s = self._asker.reading, self._left().timeout_s
-        timeout_s = None if left_s is None else left_s * (_KEPT if answer is None else _TO_SPEND)
+        timeout_s = None if left_s is None else left_s * (_KEPT if answer is None or answer.usage is None else _TO_SPEND)
         is_passed = reading == "restarts" or (reading == "stream" and not self._strategy.holds_cloud)
         held: list[Event] = []
         end = Finish(0, "stop")
@@ -307,7 +308,7 @@ class Routing:
         asking = self._asking
         account = Account() if asking is None else asking.account
         usage = account.usage or CloudUsage(0, 0)
-        own = answer.usage.n_generated if answer is not None and answer.usage is not None else 0
+        own = 0 if answer is None else len(answer.certainties) if answer.usage is None else answer.usage.n_generated
         return replace(
             self._told,
             is_restart=False,

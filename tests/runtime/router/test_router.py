@@ -73,6 +73,7 @@ def test_a_hopeless_answer_is_given_up_early(tmp_path: Path) -> None:
         heard = Routed(tmp_path, cloud.url, strategy=strategy).ask(reading="stream")
     assert heard.texts == [CLOUD]
     assert heard.told.reason == "hopeless"
+    assert heard.told.local_tokens >= FixedTrust.n_early
 
 
 def test_an_answer_that_was_given_up_is_there_when_the_cloud_fails(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from routed import LOCAL, Routed
 
 from edgelm.runtime.chat_model import Asker
 from edgelm.runtime.router.amounts import BudgetLimits
+from edgelm.runtime.router.egress import Limits
 
 TESTS = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ TESTS = Path(__file__).parents[2]
 )
 def test_fifty_at_once_keep_to_it(limits: BudgetLimits, n_fit: int | None, tmp_path: Path) -> None:
     with CloudServer(answers("from the cloud", gap_s=0.05)) as cloud:
-        routed = Routed(tmp_path, cloud.url, limits=limits, timeout_s=20)
+        routed = Routed(tmp_path, cloud.url, limits=limits, timeout_s=20, egress=Limits(5.0, 10.0))
         heard = routed.ask_all(["What is it?"] * 50, Asker(reading="whole"))
     n_asked = sum(each.text == "from the cloud" for each in heard)
     assert n_asked == len(cloud.received)
