@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -414,19 +413,6 @@ def test_processes_that_are_killed_never_overspend_and_lose_nothing(make: Callab
     for what, attempt, *actual in (line.split() for line in told if line.endswith("\n")):
         assert attempt in rows
         assert what == "reserved" or rows[attempt] == ("settled", int(actual[0]))
-
-
-def test_processes_of_multiprocessing(make: Callable[..., Budget], path: Path) -> None:
-    make()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.starmap(_reserve, [(path, 3)] * 2)
-    assert make().spent().day.reserved.requests == 6
-
-
-def _reserve(path: Path, n: int) -> None:
-    budget = Budget(path, BudgetLimits(), PRICE, lambda: NOON)
-    for _ in range(n):
-        budget.reserve(1, 1)
 
 
 class Interleaving(RuleBasedStateMachine):
