@@ -58,7 +58,7 @@ function facts(told) {
     told.agreement !== null && ["Agreement", `${percent(told.agreement)} of ${told.samples + 1} answers of this device`],
     !told.consent && kinds(told.redacted) && ["Privacy", `${kinds(told.redacted)} replaced before the cloud was asked`],
     tokens.length && ["Tokens", tokens.join(", ")],
-    cost > 0 && ["Cost", `${number(cost)}, in the currency of the server's prices`],
+    cost > 0 && ["Cost", `${number(cost)} ${told.currency}`],
     told.fault && told.fault !== told.why && ["The cloud failed", told.fault],
   ].filter(Boolean);
 }

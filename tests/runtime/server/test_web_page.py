@@ -270,7 +270,7 @@ def test_an_answer_of_the_cloud_replaces_what_was_shown(
     expect(page.locator(".route p")).to_have_text("The cloud · the answer here is right with a probability of only 10%")
     expect(details(page)).to_contain_text("2 e-mail addresses, 1 IP address replaced before the cloud was asked")
     expect(details(page)).to_contain_text("16 tokens of this device, 20 read and 5 written by the cloud")
-    expect(details(page)).to_contain_text("Cost0.00003,")
+    expect(details(page)).to_contain_text("Cost0.00003 USD")
     assert [message["content"] for message in asked(page, lambda: ask(page, "and?"))["messages"][1:]] == [CLOUD, "and?"]
     ended(page)
 
