@@ -190,7 +190,7 @@ def test_the_address_may_be_given_up_to_v1_or_whole(read: Read, url: str) -> Non
 
 @pytest.mark.parametrize("url", ["http://cloud.example/v1", "cloud.example/v1", "ftp://cloud.example", "https:///v1"])
 def test_an_address_that_is_not_encrypted_or_none_makes_nothing(read: Read, own: Settings, tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidRequestError, match=r"not encrypted|no endpoint's address"):
+    with pytest.raises(InvalidRequestError, match=r"not encrypted|the endpoint's address is none"):
         Deployment(read(f'level = "allow"\n[cloud]\nurl = "{url}"\nmodel = "big"'), own)
     assert files(tmp_path) == ["router/route.toml"]
 

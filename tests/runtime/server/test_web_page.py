@@ -267,7 +267,7 @@ def test_an_answer_of_the_cloud_replaces_what_was_shown(
     expect(page.locator(".answer .text")).to_have_text(CLOUD)
     expect(page.locator(".restart")).to_have_text("This device's text was replaced by the cloud's.")
     expect(page.locator(".restart")).to_have_attribute("aria-live", "polite")
-    expect(page.locator(".route p")).to_have_text("The cloud · the answer here is right with a probability of only 10%")
+    expect(page.locator(".route p")).to_have_text("The cloud · the answer of this device is right with a probability of only 10%")
     expect(details(page)).to_contain_text("2 e-mail addresses, 1 IP address replaced before the cloud was asked")
     expect(details(page)).to_contain_text("16 tokens of this device, 20 read and 5 written by the cloud")
     expect(details(page)).to_contain_text("Cost0.00003 USD")
