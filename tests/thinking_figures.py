@@ -156,6 +156,8 @@ def ways(model: LocalModel) -> dict[str, Way]:
         "adaptive, 16 in waves of 4": adaptive(16, 4, False),
         "adaptive, 16 in one wave": adaptive(16, 16, False),
         "greedy, then adaptive": adaptive(15, 5, True),
+        "greedy, then 8 in one wave": adaptive(8, 8, True),
+        "greedy, then 8 in waves of 4": adaptive(8, 4, True),
         "greedy, self-verified": verified,
     }
 

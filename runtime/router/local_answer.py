@@ -31,6 +31,11 @@ class LocalAnswer:
         return "".join(event.text for event in self.said if isinstance(event, TextDelta))
 
     @property
+    def is_cut_off(self) -> bool:
+        """By max_tokens or the context."""
+        return any(end.reason == "length" for end in self.ends)
+
+    @property
     def calls(self) -> tuple[CallPiece, ...]:
         """Whole."""
         return whole_calls([event.piece for event in self.said if isinstance(event, ToolCallDelta)])

@@ -31,6 +31,7 @@ from edgelm.runtime.router.thinking import Thought, think
 from edgelm.runtime.router.verification import self_verification
 
 _TO_SPEND = 0.9  # of the time that is left, where the answer of this device is there
+_LEAST_S = 0.1  # for which thinking makes sense
 _KEPT = 0.5  # of the time that is left, for an answer of this device that is not there yet
 
 
@@ -180,9 +181,8 @@ class Routing:
             if thought.answer is not None and thought.agreement >= strategy.agreement:
                 if thought.text != answer.text or thought.calls != answer.calls:
                     answer = LocalAnswer.thought_over(thought, answer.usage)
-                return self._end(
-                    answer, "agreement", f"{thought.agreement:.0%} of {thought.n_samples + 1} answers of this device agree", thought
-                )
+                why = f"{thought.agreement:.0%} of this device's answers agree, of which {thought.n_samples} were made to compare"
+                return self._end(answer, "agreement", why, thought)
         if self._kept_by is not None:
             return self._end(answer, *self._kept_by, thought)
         if confidence is None and strategy.unknown == "local":
@@ -213,14 +213,16 @@ class Routing:
         is_grey = trust is not None and confidence is not None and confidence >= trust.hopeless
         if strategy.thinking == "off" or (strategy.thinking == "auto" and not is_grey):
             return None
+        if self._request.params.logprobs is not None:
+            return None  # another answer would come without them
         left = self._left()
-        budget = (
-            strategy.budget
-            if left.timeout_s is None
-            else replace(strategy.budget, seconds=min(strategy.budget.seconds, _KEPT * left.timeout_s))
-        )
+        seconds = strategy.budget.seconds if left.timeout_s is None else min(strategy.budget.seconds, _KEPT * left.timeout_s)
+        if seconds < _LEAST_S:
+            return None
+        budget = replace(strategy.budget, seconds=seconds)
         try:
-            return await think(self._local, self._request, left, budget, answer.text, answer.calls)
+            first = None if answer.is_cut_off else answer.text  # half an answer has no vote
+            return await think(self._local, self._request, left, budget, first, answer.calls)
         except (BusyError, DeadlineError):
             return None  # there is no room for thinking; the answer that is there stays
 

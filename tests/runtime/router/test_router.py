@@ -326,6 +326,24 @@ def test_answers_that_cannot_be_compared_do_not_count_as_agreement(tmp_path: Pat
     assert heard.text == CLOUD
 
 
+def test_half_an_answer_has_no_vote(tmp_path: Path) -> None:
+    strategy = Strategy(trust=FixedTrust(confidence=0.4), thinking="on", budget=ThinkingBudget(samples=2, wave=2))
+    request = ChatRequest([{"role": "user", "content": "?"}], SamplingParams(max_tokens=16))
+    with CloudServer() as cloud:
+        heard = Routed(tmp_path, cloud.url, strategy=strategy, local=local_model("The answer is 42.")).ask(request)
+    assert (heard.text, heard.told.agreement) == (CLOUD, 0.0)
+
+
+def test_there_is_no_thinking_without_time_or_where_log_probabilities_are_wanted(tmp_path: Path) -> None:
+    strategy = Strategy(trust=FixedTrust(confidence=0.4), thinking="on")
+    local = SaysYes(0.5)
+    with CloudServer() as cloud:
+        hurried = Routed(tmp_path, cloud.url, strategy=strategy, local=local).ask(timeout_s=0.15)
+        assert hurried.told.n_samples == 0
+        wanted = ChatRequest([{"role": "user", "content": "?"}], SamplingParams(logprobs=1, max_tokens=48))
+        assert Routed(tmp_path, cloud.url, strategy=strategy, local=local_model()).ask(wanted).told.n_samples == 0
+
+
 class SaysYes:
     """Answers, and stands by its answer as much as it is told to."""
 
