@@ -153,7 +153,7 @@ class Thinking(Table):
 
     mode: Literal["off", "on", "auto"] = "auto"
     samples: Positive = 8
-    wave: Positive = 4
+    wave: Positive = 8
     tokens: Positive = 4096
     seconds: Seconds = 30.0
     agreement: Annotated[float, Field(ge=0, le=1)] = 0.6

@@ -39,7 +39,7 @@ class ThinkingBudget:
     """
 
     samples: int = 8
-    wave: int = 4
+    wave: int = 8
     tokens: int = 4096
     seconds: float = 30.0
 
