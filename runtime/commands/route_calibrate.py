@@ -75,11 +75,12 @@ def calibrate(
     from edgelm.runtime.model_folder import short_name
     from edgelm.runtime.new_file import check_new_file
     from edgelm.runtime.router.calibrate import Table, fit
-    from edgelm.runtime.router.calibrate_report import check_plots, html_page
+    from edgelm.runtime.router.calibrate_report import html_page
     from edgelm.runtime.router.calibration_answers import read_answers, save_answers, settings_of
     from edgelm.runtime.router.confidence import calibration_folder, calibration_path, digest_memory
     from edgelm.runtime.router.json_file import write_text
     from edgelm.runtime.router.model_digest import model_sha256
+    from edgelm.runtime.router.report import check_plots
     from edgelm.runtime.router.target import Target
     from edgelm.runtime.router.tasks_file import read_tasks
     from edgelm.runtime.sampling import SamplingParams

@@ -38,11 +38,14 @@ def evaluate(
     from edgelm.runtime.router import evaluation_report
     from edgelm.runtime.router.difficulty import Difficulty
     from edgelm.runtime.router.evaluate import evaluate as judge
+    from edgelm.runtime.router.json_file import write_text
     from edgelm.runtime.router.pairs import read_pairs
     from edgelm.runtime.router.pairs import without as pairs_without
+    from edgelm.runtime.router.report import check_plots
 
     if html is not None:
         check_new_file(html, [pairs, *([router] if router else [])], overwrite)
+        check_plots()
     prices = _prices(price_in, price_out, answer_tokens)
     judged = None if router is None else Difficulty.read(router)
     rows = pairs_without(read_pairs(pairs), without or [])
@@ -55,7 +58,7 @@ def evaluate(
         print_facts(evaluation_report.facts(found))
         print_sections(evaluation_report.sections(found, prices), found.notes)
     if html is not None and page is not None:
-        html.write_text(page, encoding="utf-8")
+        write_text(html, page, mode=0o666)
         print(f"\n{html}: the page", file=sys.stderr if json else sys.stdout)
 
 

@@ -28,6 +28,7 @@ def train(
     from edgelm.runtime.new_file import check_new_file
     from edgelm.runtime.router.evaluate import evaluate
     from edgelm.runtime.router.evaluation_report import facts, sections
+    from edgelm.runtime.router.json_file import write_text
     from edgelm.runtime.router.pairs import read_pairs
     from edgelm.runtime.router.pairs import without as pairs_without
     from edgelm.runtime.router.train import train as learn
@@ -39,5 +40,5 @@ def train(
     learned = learn(rows, {"pairs": pairs.name, "without": ", ".join(without or []) or "nothing", "source": about or "not said"})
     print_facts(facts(found))
     print_sections(sections(found), found.notes)
-    out.write_text(learned.to_json(), encoding="utf-8")
+    write_text(out, learned.to_json(), mode=0o666)
     print(f"\n{out}: learned from all {len(rows):,} pairs")

@@ -17,15 +17,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write beside the place, sync, and rename; readable by the owner only.
+def write_text(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write beside the place, sync, and rename.
+
+    Args:
+        mode: of the new file, less what the umask takes away; by default only the owner may read it.
 
     Raises:
         OSError: the disk is full, or the folder may not be written to.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

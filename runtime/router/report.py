@@ -139,6 +139,18 @@ def page(title: str, facts: Sequence[tuple[str, str]], notes: Sequence[str], plo
     return environment.from_string(_TEMPLATE).render(title=title, facts=facts, notes=notes, plots=plots, sections=sections)
 
 
+def check_plots() -> None:
+    """Before the work that would be vain without them.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(f"plots need matplotlib, which is not installed ({error}); pip install 'edgelm[route]'") from error
+
+
 def draw(name: str, paint: Callable[[Axes], None], width: float = 5.4, height: float = 3.6) -> str:
     """An SVG element of what `paint` draws.
 
@@ -149,11 +161,10 @@ def draw(name: str, paint: Callable[[Axes], None], width: float = 5.4, height: f
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError(f"plots need matplotlib, which is not installed ({error}); pip install 'edgelm[route]'") from error
+    check_plots()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     settings: Any = {**_STYLE, "svg.hashsalt": name}
     with mpl.rc_context(settings):
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from byte_model import MakeLLM, says
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from edgelm.errors import ClosedError, InvalidRequestError
+from edgelm.errors import ClosedError, InvalidRequestError, MissingPackageError
 from edgelm.runtime.certainty import UNKNOWN, TokenCertainty
 from edgelm.runtime.cli import app
 from edgelm.runtime.local_model import LocalModel
@@ -177,6 +178,7 @@ def test_the_page_stands_alone_and_shows_what_was_found(learned: Fitted) -> None
     assert "Confidence of <tiny>" in page.text
     assert f"{found.evaluations[0].figures['auroc']:.4g}" in page.text
     assert all(f"kind {i}" in page.text for i in range(10))
+    assert "not fitted to: kinds of questions left out whole" in page.text
 
 
 def task(text: str, answer: str) -> Task:
@@ -293,6 +295,16 @@ def test_what_makes_no_sense_is_said(arguments: list[str], says_what: str, files
     model, tasks, saved = files
     with pytest.raises(InvalidRequestError, match=re.escape(says_what)):
         calibrate(model, tasks, "--answers", saved, *arguments)
+
+
+def test_without_matplotlib_a_report_is_refused_before_the_work(
+    files: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tasks, saved = files
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    saved.write_text("no answers: they are not read yet")
+    with pytest.raises(MissingPackageError, match=r"edgelm\[route\]"):
+        calibrate(model, tasks, "--answers", saved, "--report", tmp_path / "report.html")
 
 
 def test_answers_of_another_model_or_to_other_questions_are_refused(files: tuple[Path, Path, Path]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edgelm.errors import InvalidRequestError
+from edgelm.errors import InvalidRequestError, MissingPackageError
 from edgelm.runtime.cli import app
 from edgelm.runtime.router.costs import Prices, cost_of
 from edgelm.runtime.router.difficulty import Difficulty
@@ -140,7 +141,7 @@ def test_all_tables_have_as_many_cells_as_columns(found: Evaluation) -> None:
 
 
 def test_the_commands_train_judge_and_refuse(tmp_path: Path) -> None:
-    few, out = tmp_path / "pairs.jsonl", tmp_path / "router.json"
+    few, out, page = tmp_path / "pairs.jsonl", tmp_path / "router.json", tmp_path / "page.html"
     few.write_bytes(b"".join(gzip.decompress(EXCERPT.read_bytes()).splitlines(keepends=True)[::4]))
     run = CliRunner().invoke
     trained = run(app, ["route", "train", str(few), "--out", str(out), "--about", "a test", "--without", "mmlu/virology"])
@@ -152,10 +153,17 @@ def test_the_commands_train_judge_and_refuse(tmp_path: Path) -> None:
     assert judged.exit_code == 0, judged.output
     assert "may have been trained" in judged.output
     assert "An estimate: 1 for a million tokens" in judged.output
-    as_json = run(app, ["route", "eval", str(few), "--rounds", "2", "--json"])
+    as_json = run(app, ["route", "eval", str(few), "--rounds", "2", "--json", "--html", str(page)])
     assert json.loads(as_json.stdout)["how"].startswith("cross-validated")
+    assert page.read_text().endswith("</html>")
     for wrong in (["route", "train", str(few), "--out", str(out)], ["route", "eval", str(few), "--price-in", "1"]):
         assert isinstance(run(app, wrong).exception, InvalidRequestError)
+
+
+def test_without_matplotlib_a_page_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    found = CliRunner().invoke(app, ["route", "eval", str(tmp_path / "not read yet"), "--html", str(tmp_path / "page.html")])
+    assert isinstance(found.exception, MissingPackageError)
 
 
 def test_every_estimate_of_every_scope_is_finite(found: Evaluation) -> None:
