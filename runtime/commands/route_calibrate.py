@@ -118,7 +118,7 @@ def calibrate(
     fitted = fit(table, model=short_name(str(path)), model_sha256=sha256, origin=origin, target=wanted, grey=grey)
     fitted.calibration.save(out)
     if report is not None:
-        write_text(report, html_page(fitted))
+        write_text(report, html_page(fitted), mode=0o666)
     _print(fitted, out, report)
 
 
