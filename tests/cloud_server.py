@@ -148,9 +148,12 @@ def calls(name: str, pieces: Sequence[str]) -> Behaviour:
     return behave
 
 
-def status(line: str, **headers: str) -> Behaviour:
+REPEATS = {"message": "bad key sk-secret", "code": "sk-secret", "type": "secret", "param": "secret"}
+
+
+def status(line: str, error: Mapping[str, Any] = REPEATS, **headers: str) -> Behaviour:
     """A refusal, whose body repeats a key, as careless servers do."""
-    return lambda send, _: send(head(line, "application/json", **headers) + b'{"error": {"message": "bad key sk-secret", "code": "x"}}')
+    return lambda send, _: send(head(line, "application/json", **headers) + json.dumps({"error": error}).encode())
 
 
 def hangs(n_pieces: int = 0) -> Behaviour:

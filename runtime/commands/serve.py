@@ -107,6 +107,8 @@ def serve(
 
     deployment = None if route is None else deployed(route)
     levels = {} if deployment is None else deployment.levels_of_keys
+    if deployment is not None and deployment.cloud is not None:
+        deployment.cloud.prepare()
     access = Access(host, (*_keys(api_key_file), *levels), tuple(allow_origin or ()), levels=levels)
     kv_bytes = None if kv_memory is None else kv_memory << 20
     limits = Limits(n_active=parallel, n_waiting=waiting, kv_bytes=kv_bytes, cache_bytes=cache << 20)

@@ -120,6 +120,10 @@ class CloudEndpoint:
                 async for event in events:
                     yield event
 
+    def prepare(self) -> None:
+        """Load what the first request needs; nothing is connected."""
+        self._egress.prepare()
+
     async def kept(self, request: str, level: Level, reason: str) -> None:
         """Write down that a request did not come here, for a rule; errors as of Ledger.kept."""
         await self._ledger.kept(request, self.endpoint.address.origin, level, reason)

@@ -10,6 +10,11 @@ from edgelm.runtime.chat_model import ChatRequest, Message
 from edgelm.runtime.sampling import SamplingParams
 
 Json = dict[str, Any]
+FIELDS = frozenset(
+    {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"}
+    | {"presence_penalty", "frequency_penalty", "response_format", "tools", "tool_choice", "parallel_tool_calls"}
+)
+"""That a request may have."""
 
 
 def not_for_cloud(request: ChatRequest) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from urllib.parse import urlsplit
 
 from edgelm.errors import CloudError, InvalidRequestError
 from edgelm.runtime.loopback import is_loopback
+from edgelm.runtime.router.cloud_request import FIELDS
 from edgelm.runtime.router.policy import Permit, Policy
 from edgelm.runtime.router.retry import retry_after_s
 
@@ -140,7 +143,8 @@ class Egress:
             async with _in_time(deadline):
                 response = await client.send(request, stream=True)
             try:
-                self._refuse(response)
+                async with _in_time(deadline):
+                    await self._refuse(response)
                 yield Response(response, self._limits, lambda: self._policy.still_holds(permit), deadline)
             finally:
                 await response.aclose()
@@ -151,7 +155,11 @@ class Egress:
         except httpx.TransportError as error:  # without its text, which may hold what was sent
             raise CloudError(f"{self.address.origin} broke the connection off ({type(error).__name__})", "broken off") from None
 
-    def _refuse(self, response: httpx.Response) -> None:
+    def prepare(self) -> None:
+        """Load what the first request needs, so that it does not wait; nothing is connected."""
+        import httpx  # noqa: F401
+
+    async def _refuse(self, response: httpx.Response) -> None:
         status, origin = response.status_code, self.address.origin
         if 300 <= status < 400:
             raise CloudError(
@@ -160,7 +168,8 @@ class Egress:
         if status >= 400 or status < 200:
             # by these statuses an endpoint says that it has computed nothing; after any other it may have
             wait = retry_after_s(response.headers.get("retry-after"))
-            raise CloudError(_status_text(origin, status), "status", status not in _UNBILLED, wait, status)
+            text = f"{origin} answered HTTP {status}{await _told(response)}{_ADVICE.get(status, '')}"
+            raise CloudError(text, "status", status not in _UNBILLED, wait, status)
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise CloudError(f"{origin} compressed its answer, though it was asked not to", "malformed")
 
@@ -203,6 +212,22 @@ async def _in_time(deadline: float) -> AsyncIterator[None]:
 _UNBILLED = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 503, 529})
 
 
-def _status_text(origin: str, status: int) -> str:
-    advice = {401: "; check the API key", 403: "; check the API key", 404: "; check the address and the model", 429: " (rate limit)"}
-    return f"{origin} answered HTTP {status}{advice.get(status, '')}"
+_ADVICE = {401: "; check the API key", 403: "; check the API key", 404: "; check the address and the model", 429: " (rate limit)"}
+_MOST_TOLD = 16 << 10
+_CODE = re.compile(r"[a-z]+(_[a-z]+)+")  # "model_not_found"; anything else may repeat what was sent
+
+
+async def _told(response: httpx.Response) -> str:
+    """The codes of an error, as ", unsupported_value (temperature)"; not its text, which may repeat what was sent, or the key."""
+    body = b""
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > _MOST_TOLD:
+            return ""
+    try:
+        error = json.loads(body)["error"]
+        codes = [each for each in (error.get("code"), error.get("type")) if isinstance(each, str) and _CODE.fullmatch(each)]
+        param = error.get("param")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    return "".join([*(f", {code}" for code in codes[:1]), *([f" ({param})"] if param in FIELDS else [])])

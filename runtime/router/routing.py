@@ -213,16 +213,15 @@ class Routing:
         is_grey = trust is not None and confidence is not None and confidence >= trust.hopeless
         if strategy.thinking == "off" or (strategy.thinking == "auto" and not is_grey):
             return None
-        if self._request.params.logprobs is not None:
-            return None  # another answer would come without them
+        if answer.is_cut_off or self._request.params.logprobs is not None:
+            return None  # others would be cut off, too, or come without log probabilities
         left = self._left()
         seconds = strategy.budget.seconds if left.timeout_s is None else min(strategy.budget.seconds, _KEPT * left.timeout_s)
         if seconds < _LEAST_S:
             return None
         budget = replace(strategy.budget, seconds=seconds)
         try:
-            first = None if answer.is_cut_off else answer.text  # half an answer has no vote
-            return await think(self._local, self._request, left, budget, first, answer.calls)
+            return await think(self._local, self._request, left, budget, answer.text, answer.calls)
         except (BusyError, DeadlineError):
             return None  # there is no room for thinking; the answer that is there stays
 

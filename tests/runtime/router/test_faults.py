@@ -99,6 +99,13 @@ def test_a_request_that_is_refused_says_nothing_about_the_endpoint(tmp_path: Pat
     assert len(cloud.received) == 8
 
 
+def test_what_was_wrong_is_told_by_its_code_and_field_only(tmp_path: Path) -> None:
+    error = {"message": "jane@example.org said", "type": "invalid_request_error", "code": "unsupported_value", "param": "temperature"}
+    with CloudServer(status("400 Bad Request", error), says("text/html", b"<p>jane</p>" * 3000)) as cloud:
+        fault = Routed(tmp_path, cloud.url).ask().told.fault or ""
+    assert fault.endswith("answered HTTP 400, unsupported_value (temperature)")
+
+
 def test_an_endpoint_that_does_not_stream_is_understood(tmp_path: Path) -> None:
     choice = {"index": 0, "message": {"content": "whole"}, "finish_reason": "length"}
     body = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
