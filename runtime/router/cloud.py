@@ -83,6 +83,7 @@ class CloudEndpoint:
         """
         begin = monotonic()
         endpoint = self.endpoint
+        endpoint.address.key()  # where there is none, there is nothing to count or to write down
         deadline = asyncio.get_running_loop().time() + min(endpoint.timeout_s, timeout_s or endpoint.timeout_s)
         n_output = answer_tokens(request.params, endpoint.most_tokens)
         self._retries.earn()

@@ -13,6 +13,7 @@ from routed import LOCAL, Reading, Routed
 
 from edgelm.runtime.router.amounts import BudgetLimits
 from edgelm.runtime.router.egress import Limits
+from edgelm.runtime.router.keys import key_of
 
 DEADLINE_S = 3.0
 
@@ -71,6 +72,17 @@ def test_it_is_not_asked_sooner_than_it_wants(tmp_path: Path) -> None:
         heard = Routed(tmp_path, cloud.url).ask()
     assert heard.text == "from the cloud"
     assert time.monotonic() - begin >= 1.0
+
+
+def test_without_its_key_nothing_is_tried(tmp_path: Path) -> None:
+    with CloudServer() as cloud:
+        routed = Routed(tmp_path, cloud.url, key=key_of("NO_SUCH_KEY", None))
+        heard = routed.ask()
+        assert cloud.n_connections == 0
+    assert (heard.text, heard.told.reason) == (LOCAL, "cloud failed")
+    assert "NO_SUCH_KEY" in (heard.told.fault or "")
+    assert routed.records == []
+    assert routed.budget.spent().day.settled.requests == 0
 
 
 def test_retries_keep_to_the_budget(tmp_path: Path) -> None:
