@@ -22,12 +22,12 @@ class ModelSource:
     Attributes:
         load: gives it, ready; takes seconds, and is called in a thread.
         n_bytes: of its file, which is about what it takes in memory.
-        front: what answers conversations by it, such as a router; is called in the same thread.
+        front: gives what answers conversations by it, such as a router; is called in the same thread. None where it answers itself.
     """
 
     load: Callable[[], LocalModel]
     n_bytes: int
-    front: Callable[[LocalModel], ChatModel] = lambda model: model
+    front: Callable[[LocalModel], ChatModel] | None = None
 
 
 @dataclass(eq=False)
@@ -103,6 +103,14 @@ class ModelPool:
         """
         entry = self._find(name)[1]
         return "loaded" if entry.model else "loading" if entry.loading else "unloaded"
+
+    def is_routed(self, name: str) -> bool:
+        """Whether something stands before the model that may ask others.
+
+        Raises:
+            UnknownModelError: there is none of this name.
+        """
+        return self._find(name)[1].source.front is not None
 
     def loaded(self) -> dict[str, LocalModel]:
         """Those that are loaded."""
@@ -195,10 +203,10 @@ class ModelPool:
             await asyncio.to_thread(model.close, self._grace_s)
 
 
-def _load(source: ModelSource) -> tuple[LocalModel, ChatModel]:
+def _load(source: ModelSource) -> tuple[LocalModel, ChatModel | None]:
     model = source.load()
     try:
-        return model, source.front(model)
+        return model, None if source.front is None else source.front(model)
     except BaseException:
         model.close()
         raise

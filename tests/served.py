@@ -46,7 +46,7 @@ class Served:
         names: Sequence[str] = ("scripted",),
         connection: type[Connection] = Connection,
         logs_text: bool = False,
-        front: Callable[[LocalModel], ChatModel] = lambda model: model,
+        front: Callable[[LocalModel], ChatModel] | None = None,
     ) -> None:
         self.backends: list[ScriptedBackend] = []
         metadata = byte_metadata()

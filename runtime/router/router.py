@@ -67,7 +67,7 @@ class Router:
 
     async def _begin_here(self, request: ChatRequest, asker: Asker, plan: Plan, asking: Asking | None) -> tuple[Events | None, Plan]:
         try:
-            return await self.local.chat(watched(request), asker), plan
+            return await self.local.chat(watched(request, self.strategy), asker), plan
         except ContextOverflowError:
             if asking is None:
                 raise

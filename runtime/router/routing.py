@@ -91,7 +91,7 @@ class Routing:
         plan = self._plan
         if plan.first == "cloud" and await self._ask_cloud(plan.reason, plan.why):
             return
-        with closing(events or await self._local.chat(watched(self._request), self._left())) as events:
+        with closing(events or await self._local.chat(watched(self._request, self._strategy), self._left())) as events:
             answer, is_hopeless = LocalAnswer(), False
             if self._watches:
                 is_hopeless = await self._read_early(events, answer)
@@ -335,6 +335,6 @@ class Routing:
         return self._asker if timeout_s is None else replace(self._asker, timeout_s=max(0.0, timeout_s - (monotonic() - self._begin)))
 
 
-def watched(request: ChatRequest) -> ChatRequest:
-    """The request with its tokens' certainties, of one answer only: those of several could not be told apart."""
-    return replace(request, params=replace(request.params, certainty=request.n == 1))
+def watched(request: ChatRequest, strategy: Strategy) -> ChatRequest:
+    """The request with its tokens' certainties, where they say something: of one answer, as those of several could not be told apart."""
+    return replace(request, params=replace(request.params, certainty=request.n == 1 and strategy.trust is not None))

@@ -32,7 +32,10 @@ def model_routes(pool: ModelPool, metrics: Metrics) -> APIRouter:
         if model is not None:
             info = model.llm.info
             meta = {"backend": info.backend, "architecture": info.architecture, "n_ctx": info.n_ctx, "n_vocab": info.n_vocab}
-        return {"id": name, "object": "model", "created": created, "owned_by": "edgelm", "state": pool.state(name), "meta": meta}
+        return {"id": name, "object": "model", "created": created, "owned_by": "edgelm", **_state(name), "meta": meta}
+
+    def _state(name: str) -> dict[str, Any]:
+        return {"state": pool.state(name), "routed": pool.is_routed(name)}
 
     @router.get("/health", summary="Whether requests are answered at once: 503 while the first model is loading")
     async def health() -> Response:

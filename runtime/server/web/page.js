@@ -18,6 +18,7 @@ markdown.renderer.rules.link_open = (tokens, i, options, _, self) => {
 };
 
 let messages = []; // what was said, as the server wants it
+let isRouted = false; // whether the server may ask others
 let running = null; // stops the answer that is coming
 
 // Models
@@ -26,6 +27,8 @@ async function showModels() {
   try {
     const known = await models(key.value);
     const chosen = model.value;
+    isRouted = known.some(({routed}) => routed);
+    showPrivacy();
     model.replaceChildren(...known.map(({id, state}) => new Option(state === "loaded" ? id : `${id} (${state})`, id)));
     if (known.some(({id}) => id === chosen)) model.value = chosen;
     trouble.hidden = true;
@@ -70,7 +73,7 @@ function restoreSettings() {
 /** Shows the choice where it is seen without opening the settings, once it matters. */
 function showPrivacy() {
   nothingLeaves.checked = privacy.value === "never";
-  privacyBar.hidden = !nothingLeaves.checked && !sessionStorage.getItem("routed");
+  privacyBar.hidden = !nothingLeaves.checked && !isRouted;
   if (nothingLeaves.checked) withdrawConsent();
 }
 
@@ -203,8 +206,6 @@ class AnswerView {
     }
     this.told = told;
     change(() => showRoute(this.part("route"), told));
-    sessionStorage.setItem("routed", "yes");
-    showPrivacy();
   }
 
   drawSoon() {

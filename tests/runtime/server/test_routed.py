@@ -113,6 +113,7 @@ def test_a_request_can_keep_itself_here_and_cannot_let_itself_out(make_served: M
     body = {"messages": [{"role": "user", "content": "hi"}]}
     with CloudServer() as cloud:
         served = serve(make_served, tmp_path, cloud, level=Level.REDACT)
+        assert served.http.get("/v1/models").json()["data"][0]["routed"] is True
         kept = served.http.post("/v1/chat/completions", json=body, headers={"x-edgelm-privacy": "never"})
         assert (told(kept)["route"], cloud.n_connections) == ("local", 0)
         secret = {"messages": [{"role": "user", "content": "I am jane@example.org"}]}
@@ -171,6 +172,8 @@ def test_texts_and_embeddings_are_never_routed(make_served: MakeServed, tmp_path
 
 
 def test_without_a_router_nothing_is_said_of_one(make_served: MakeServed) -> None:
-    response = make_served(says(LOCAL)).chat("hi")
+    served = make_served(says(LOCAL))
+    assert served.http.get("/v1/models").json()["data"][0]["routed"] is False
+    response = served.chat("hi")
     assert "edgelm" not in response.json()
     assert "x-edgelm-route" not in response.headers

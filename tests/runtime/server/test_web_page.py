@@ -335,7 +335,7 @@ def test_a_question_stands_until_something_else_is_asked_or_forbidden(
 def test_nothing_leaves_where_a_person_wants_it(serve_routed: Callable[..., Served], cloud: CloudServer, open_page: OpenPage) -> None:
     page = open_page(serve_routed(cloud))
     bar, choice = page.get_by_label("Nothing leaves this device"), page.locator("#privacy")
-    expect(bar).to_be_hidden()
+    expect(bar).to_be_visible()
     page.get_by_role("button", name="Settings").click()
     choice.select_option("Nothing leaves")
     expect(bar).to_be_checked()
