@@ -52,8 +52,9 @@ class FixedTrust:
         assert len(certainties) == self.n_early
         return self.first_look
 
-    def of(self, certainties: Sequence[TokenCertainty]) -> float | None:
+    def of(self, certainties: Sequence[TokenCertainty], text: str) -> float | None:
         assert certainties
+        assert isinstance(text, str)
         return self.confidence
 
     def verified(self, confidence: float, said_yes: float) -> float | None:

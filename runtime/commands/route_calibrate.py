@@ -159,7 +159,7 @@ def _graded(found: Answers, questions: Sequence[Task], samples: int, file: Path 
             f"{file} holds no answer, or too few, to {len(missing)} questions such as {question!r:.80}; give another file"
         )
     return [
-        Graded(task.task, task.id, task.grade(row.text), row.certainties, row.said_yes)
+        Graded(task.task, task.id, task.grade(row.text), row.certainties, row.text, row.said_yes)
         for task in questions
         for row in (answers[task.id, i] for i in range(samples))
     ]

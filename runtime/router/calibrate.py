@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.certainty import TokenCertainty
+from edgelm.runtime.router.answer_shape import shape_of
 from edgelm.runtime.router.certainty_features import FEATURES, features
-from edgelm.runtime.router.confidence import Calibration, Early, Origin
+from edgelm.runtime.router.confidence import INPUTS, Calibration, Early, Origin
 from edgelm.runtime.router.logistic import Logistic
 from edgelm.runtime.router.metrics import Reliability, Rows, aurc, auroc, bootstrap, reliability
 from edgelm.runtime.router.target import Target, grey_band, outcome, threshold_of
@@ -53,6 +54,7 @@ class Graded:
     question: str
     is_right: bool
     certainties: tuple[TokenCertainty, ...]
+    text: str = ""
     said_yes: float | None = None
 
 
@@ -83,7 +85,11 @@ class Table:
         Raises:
             InvalidRequestError: there is too little to learn from.
         """
-        known = [(row, whole, features(row.certainties[:n_early])) for row in rows if (whole := features(row.certainties)) is not None]
+        known = [
+            (row, np.concatenate([whole, shape_of(row.text)]), features(row.certainties[:n_early]))
+            for row in rows
+            if (whole := features(row.certainties)) is not None
+        ]
         right = np.array([row.is_right for row, _, _ in known], np.bool_)
         n_right = int(right.sum())
         if len(known) < _LEAST_ROWS or min(n_right, len(known) - n_right) < _LEAST_OF_EACH:
@@ -221,7 +227,7 @@ def fit(
     calibration = Calibration(
         model=model,
         model_sha256=model_sha256,
-        feature_names=FEATURES,
+        feature_names=INPUTS,
         whole=Logistic.fit(table.whole, table.right, _PENALTY),
         early=Early(table.n_early, Logistic.fit(table.early, table.right, _PENALTY)),
         threshold=threshold,

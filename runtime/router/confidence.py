@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.runtime.certainty import TokenCertainty
+from edgelm.runtime.router.answer_shape import SHAPE, shape_of
 from edgelm.runtime.router.certainty_features import FEATURES, features
 from edgelm.runtime.router.json_file import read_json, write_json
 from edgelm.runtime.router.logistic import Logistic
 from edgelm.runtime.router.verify_answers import inputs_of
+
+INPUTS = (*FEATURES, *SHAPE)
+"""Of a whole answer's regression, in order. The beginning's has the certainties' alone."""
 
 _VERSION = 1
 _ENDING = ".confidence.json"
@@ -70,7 +75,7 @@ class Calibration:
     Attributes:
         model: what it is called; a name only.
         model_sha256: see model_digest.model_sha256.
-        feature_names: inputs of the regressions, in order.
+        feature_names: inputs of the whole answer's regression, in order.
         whole: over the features of a whole answer.
         early: over those of its beginning; None where it was not calibrated.
         threshold: confidence below which the cloud is asked, where there is nothing between the two.
@@ -96,15 +101,16 @@ class Calibration:
     verification: Logistic | None = None
 
     def __post_init__(self) -> None:
-        if self.feature_names != FEATURES:
+        if self.feature_names != INPUTS:
             raise InvalidRequestError(
                 f"the calibration weighs other features ({', '.join(self.feature_names)}) than this version computes; make it anew"
             )
         if not 0.0 <= self.low <= self.threshold <= self.high <= math.nextafter(1.0, 2.0):
             raise InvalidRequestError(f"low {self.low:g}, threshold {self.threshold:g} and high {self.high:g} must rise within 0 to 1")
-        for logistic in (self.whole, *([self.early.logistic] if self.early else [])):
+        parts = [(self.whole, len(INPUTS)), *([(self.early.logistic, len(FEATURES))] if self.early else [])]
+        for logistic, n in parts:
             shapes = {array.shape for array in (logistic.mean, logistic.scale, logistic.weights)}
-            if shapes != {(len(self.feature_names),)} or not (logistic.scale > 0).all():
+            if shapes != {(n,)} or not (logistic.scale > 0).all():
                 raise InvalidRequestError("a regression does not have one mean, one positive scale and one weight for each feature")
         if self.verification is not None and self.verification.weights.shape != (2,):
             raise InvalidRequestError("the verification weighs two things, the confidence and what the model says of its answer")
@@ -210,9 +216,9 @@ class Confidence:
             return cls(None, f"{reason}: it is not calibrated; `edgelm route calibrate` does that")
         return cls(calibration)
 
-    def of(self, certainties: Sequence[TokenCertainty] | None) -> float | None:
-        """Probability that a whole answer is right; None where it is not known."""
-        return None if self.calibration is None else _probability(self.calibration.whole, certainties)
+    def of(self, certainties: Sequence[TokenCertainty] | None, text: str = "") -> float | None:
+        """Probability that a whole answer of this text is right; None where it is not known."""
+        return None if self.calibration is None else _probability(self.calibration.whole, certainties, shape_of(text))
 
     def verified(self, confidence: float, said_yes: float) -> float | None:
         """Probability that an answer is right, by its confidence and by what the model said of it; None where the latter does not help."""
@@ -228,7 +234,7 @@ class Confidence:
         """
         if self.calibration is None or self.calibration.early is None or certainties is None:
             return None
-        return _probability(self.calibration.early.logistic, certainties[: self.calibration.early.n_tokens])
+        return _probability(self.calibration.early.logistic, certainties[: self.calibration.early.n_tokens], np.empty(0))
 
 
 def calibration_folder(home: Path) -> Path:
@@ -256,9 +262,9 @@ def load_confidence(folder: Path, model_sha256: str) -> Confidence:
     return Confidence.of_model(Calibration.load(path) if path.exists() else None, model_sha256)
 
 
-def _probability(logistic: Logistic, certainties: Sequence[TokenCertainty] | None) -> float | None:
-    inputs = features(certainties)
-    return None if inputs is None else float(logistic.probability(inputs))
+def _probability(logistic: Logistic, certainties: Sequence[TokenCertainty] | None, shape: NDArray[np.float64]) -> float | None:
+    found = features(certainties)
+    return None if found is None else float(logistic.probability(np.concatenate([found, shape])))
 
 
 def _logistic_to_json(logistic: Logistic) -> dict[str, Any]:

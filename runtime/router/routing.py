@@ -162,7 +162,7 @@ class Routing:
     async def _weigh(self, answer: LocalAnswer) -> None:
         """What becomes of this device's whole answer."""
         strategy, trust, plan = self._strategy, self._strategy.trust, self._plan
-        confidence = trust.of(answer.certainties) if trust is not None and self._request.n == 1 else None
+        confidence = trust.of(answer.certainties, answer.text) if trust is not None and self._request.n == 1 else None
         self._told = replace(self._told, confidence=confidence)
         if not self._watches and self._kept_by is None:
             return self._end(answer, plan.reason, plan.why)

@@ -80,8 +80,8 @@ class Trust(Protocol):
     def early(self, certainties: Sequence[TokenCertainty]) -> float | None:
         """Probability that the answer will be right, by its first n_early tokens."""
 
-    def of(self, certainties: Sequence[TokenCertainty]) -> float | None:
-        """Probability that the answer is right."""
+    def of(self, certainties: Sequence[TokenCertainty], text: str) -> float | None:
+        """Probability that the answer of this text is right."""
 
     @property
     def verifies(self) -> bool:

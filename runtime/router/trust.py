@@ -34,9 +34,9 @@ class CalibratedTrust:
         """As strategy.Trust.early."""
         return self._confidence.early(certainties)
 
-    def of(self, certainties: Sequence[TokenCertainty]) -> float | None:
+    def of(self, certainties: Sequence[TokenCertainty], text: str) -> float | None:
         """As strategy.Trust.of."""
-        return self._confidence.of(certainties)
+        return self._confidence.of(certainties, text)
 
     def verified(self, confidence: float, said_yes: float) -> float | None:
         """As strategy.Trust.verified."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgelm.errors import InvalidRequestError, ModelFileError
 from edgelm.runtime.certainty import UNKNOWN, TokenCertainty
 from edgelm.runtime.router.certainty_features import FEATURES, features
-from edgelm.runtime.router.confidence import Calibration, Confidence, Early, Origin, calibration_path, load_confidence
+from edgelm.runtime.router.confidence import INPUTS, Calibration, Confidence, Early, Origin, calibration_path, load_confidence
 from edgelm.runtime.router.logistic import Logistic
 
 SHA = "ab" * 32
@@ -29,16 +29,16 @@ TOKENS = st.lists(
 )
 
 
-def by(name: str, weight: float) -> Logistic:
+def by(name: str, weight: float, names: tuple[str, ...] = INPUTS) -> Logistic:
     """A regression that looks at one feature."""
-    n = len(FEATURES)
+    n = len(names)
     weights = np.zeros(n)
-    weights[FEATURES.index(name)] = weight
+    weights[names.index(name)] = weight
     return Logistic(np.zeros(n), np.ones(n), weights, 1.0)
 
 
 CALIBRATION = Calibration(
-    "tiny", SHA, FEATURES, by("logprob_mean", 2.0), Early(3, by("first", 1.0)), 0.5, 0.4, 0.6, {"kinds.auroc": 0.7}, ORIGIN
+    "tiny", SHA, INPUTS, by("logprob_mean", 2.0), Early(3, by("first", 1.0, FEATURES)), 0.5, 0.4, 0.6, {"kinds.auroc": 0.7}, ORIGIN
 )
 
 
@@ -166,9 +166,9 @@ def test_a_file_under_another_models_name_is_not_believed(tmp_path: Path) -> Non
         ({"high": 7.0}, "must rise"),
         ({"feature_names": ["mean"]}, "other features"),
         ({"origin": {}}, "is missing"),
-        ({"early": {"n_tokens": 0, **CALIBRATION.to_json()["whole"]}}, "at least one"),
+        ({"early": {**CALIBRATION.to_json()["early"], "n_tokens": 0}}, "at least one"),
         ({"whole": {**CALIBRATION.to_json()["whole"], "weights": [1.0]}}, "one weight for each feature"),
-        ({"whole": {**CALIBRATION.to_json()["whole"], "scale": [0.0] * len(FEATURES)}}, "one positive scale"),
+        ({"whole": {**CALIBRATION.to_json()["whole"], "scale": [0.0] * len(INPUTS)}}, "one positive scale"),
     ],
 )
 def test_a_damaged_calibration_says_what_is_wrong(change: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -206,3 +206,12 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 def test_parts_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match="must rise"):
         replace(CALIBRATION, threshold=0.9)
+
+
+def test_the_look_of_an_answer_counts() -> None:
+    calibration = replace(CALIBRATION, whole=by("repetition", -8.0))
+    confidence = Confidence(calibration)
+    plain, circles = (confidence.of([SURE] * 5, text) for text in ("Paris is the capital of France.", "so on and " * 30))
+    assert plain is not None
+    assert circles is not None
+    assert circles < 0.1 < 0.7 < plain
