@@ -27,7 +27,7 @@ class Asker:
     Attributes:
         client: whose request it is; clients share the machine evenly.
         timeout_s: seconds after which the request has failed; None for never.
-        level: how much of it may leave this device, as far as they have a say.
+        levels: how much of it may leave this device, as far as they have a say: all that were named, as the strictest does not tell all.
         consent: a person's answer to a question that an earlier answer carried: its id.
         reading: "whole" where nobody sees the answer before its end; "stream" where what was shown stays; "restarts" where what was shown
             can be taken back by a RouteDecision.
@@ -36,7 +36,7 @@ class Asker:
 
     client: str = ""
     timeout_s: float | None = None
-    level: Level = Level.ALLOW
+    levels: tuple[Level, ...] = ()
     consent: str | None = None
     reading: Literal["whole", "stream", "restarts"] = "stream"
     request_id: str = ""

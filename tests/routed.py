@@ -153,7 +153,8 @@ class Routed:
 
     def ask(self, request: ChatRequest | str = "What is it?", asker: Asker | None = None, **changes: Any) -> Heard:
         """One answer, to its end."""
-        return self.ask_all([request], asker or Asker(**changes))[0]
+        levels = (changes.pop("level"),) if "level" in changes else ()
+        return self.ask_all([request], asker or Asker(levels=levels, **changes))[0]
 
     def ask_all(self, requests: Sequence[ChatRequest | str], asker: Asker) -> list[Heard]:
         """Several at once."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from edgelm.runtime.sampling import SamplingParams
 
 
-def run_routed(llm: LLM, path: Path, config: Path, messages: Sequence[Message], params: SamplingParams, as_json: bool, stats: bool) -> None:
+def run_routed(
+    open_llm: Callable[[], LLM], path: Path, config: Path, messages: Sequence[Message], params: SamplingParams, as_json: bool, stats: bool
+) -> None:
     """Print the answer; a line on stderr tells where it is from, and why."""
     deployment = deployed(config)
-    local = LocalModel(llm)
+    local = LocalModel(open_llm())
     try:
         router = router_of(deployment, local, path, _ask_person if sys.stdin is not None and sys.stdin.isatty() else None)
         asyncio.run(_answer(router, ChatRequest(messages, params), as_json, stats))
@@ -77,7 +81,25 @@ def _as_json(text: str, reason: str, told: RouteDecision | None, usage: Usage | 
 
 
 async def _ask_person(question: ConsentRequest) -> bool:
+    """Ask at the terminal, in a thread that Ctrl-C does not wait for; the end of the input is no consent."""
     found = ", ".join(f"{n} {kind}" for kind, n in question.entities.items())
     hidden = f", with {found} replaced" if found else ""
     text = f"The answer of this device is not trusted. Send {question.n_bytes} bytes{hidden} to {question.model} at {question.endpoint}?"
-    return await asyncio.to_thread(typer.confirm, text, default=False, err=True)
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[bool] = loop.create_future()
+
+    def tell(says_yes: bool) -> None:
+        if not answered.done():
+            answered.set_result(says_yes)
+
+    def ask() -> None:
+        try:
+            says_yes = typer.confirm(text, default=False, err=True)
+        except (typer.Abort, EOFError):
+            says_yes = False
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, says_yes)
+
+    print(file=sys.stderr)  # below what was shown of the answer
+    threading.Thread(target=ask, daemon=True).start()
+    return await answered

@@ -45,6 +45,9 @@ def deployed(path: Path) -> Deployment:
     level = config.level.name.lower()
     who = "nothing leaves this device" if deployment.cloud is None else f"{deployment.cloud.endpoint.model} at {config.cloud_url}"
     _say(f"Routing by {path}: level {level}, {who}")
+    bounds_money = config.budget.money_per_day is not None or config.budget.money_per_month is not None
+    if config.cloud is not None and bounds_money and not (config.cloud.price_input or config.cloud.price_output):
+        _say("The budget's money bounds nothing: cloud has neither price_input nor price_output")
     return deployment
 
 

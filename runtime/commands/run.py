@@ -64,8 +64,11 @@ def run(
         from edgelm.runtime.commands.routed_run import run_routed
 
         messages = [{"role": "system", "content": system}] if system is not None else []
-        opening = load(model, backend, threads, ctx, precision, backend_option or [])
-        return run_routed(opening, locate(model), route, [*messages, {"role": "user", "content": text}], params, as_json, stats)
+
+        def opened() -> LLM:
+            return load(model, backend, threads, ctx, precision, backend_option or [])
+
+        return run_routed(opened, locate(model), route, [*messages, {"role": "user", "content": text}], params, as_json, stats)
     with load(model, backend, threads, ctx, precision, backend_option or []) as llm:
         completion = _answer(llm, text, system, raw, params, show=not as_json)
     if as_json:

@@ -14,6 +14,7 @@ from edgelm.errors import (
     CloudError,
     EdgeLMError,
     EgressRefusedError,
+    InvalidRequestError,
     MissingPackageError,
     RecordError,
     RedactionError,
@@ -28,7 +29,16 @@ from edgelm.runtime.router.restoring import AnswerRestorer
 
 AskPerson = Callable[[ConsentRequest], Awaitable[bool]]
 
-FAULTS = (CloudError, BudgetExceededError, EgressRefusedError, RecordError, RedactionError, BusyError, MissingPackageError)
+FAULTS = (
+    CloudError,
+    BudgetExceededError,
+    EgressRefusedError,
+    RecordError,
+    RedactionError,
+    BusyError,
+    MissingPackageError,
+    InvalidRequestError,
+)
 """Why there may be no answer of the cloud. The one of this device is given then."""
 _RULES = (BudgetExceededError, EgressRefusedError, RedactionError)
 _WORDS: Mapping[type[EdgeLMError], str] = {BudgetExceededError: "budget", EgressRefusedError: "not allowed", RedactionError: "not redacted"}
@@ -88,30 +98,30 @@ class Asking:
         except _RULES as error:
             with suppress(RecordError, BusyError):  # nothing has left, so the note of it is all that is lost
                 word = "no consent" if self.lacks_consent else _WORDS[type(error)]
-                await self._cloud.kept(self._id, min(self._policy.level, self._asker.level), word)
+                await self._cloud.kept(self._id, min((self._policy.level, *self._asker.levels)), word)
             raise
 
     async def _events(self, reason: str, has_consent: bool, timeout_s: float | None) -> AsyncGenerator[Event, None]:
-        cloud, levels = self._cloud, (self._asker.level,)
+        cloud, levels = self._cloud, self._asker.levels
         verdict = self._policy.judge(levels)
         redaction = await asyncio.to_thread(self._redactor.redact, self._request) if verdict.redacts else None
         sent = self._request if redaction is None else redaction.request
         self.redacted = {} if redaction is None else dict(redaction.counts)
         body = await asyncio.to_thread(cloud.body, sent)
         if verdict.level is Level.ASK and not has_consent:
-            has_consent = await self._is_agreed(body)
+            has_consent = await self._is_agreed(body, verdict.redacts)
             self.lacks_consent = not has_consent
         permit = self._policy.permit(levels, cloud.endpoint.address.url, body, redaction is not None, has_consent)
         purpose = Purpose(self._id, reason, self.redacted)
-        restorer = None if redaction is None else AnswerRestorer(redaction)
+        restorer = None if redaction is None else await asyncio.to_thread(AnswerRestorer, redaction)
         async with aclosing(cloud.answer(permit, sent, body, purpose, self.account, timeout_s)) as events:
             async for event in events:
                 for one in (event,) if restorer is None else restorer.push(event):
                     yield one
 
-    async def _is_agreed(self, body: bytes) -> bool:
+    async def _is_agreed(self, body: bytes, redacts: bool) -> bool:
         """Whether a person agrees; where none can be asked, the question is left."""
-        endpoint, about = self._cloud.endpoint, digest_of(self._request)
+        endpoint, about = self._cloud.endpoint, digest_of(self._request, redacts)
         question = self._policy.question(about, endpoint.address.origin, endpoint.model, len(body), self.redacted)
         if self._ask_person is None:
             self.question = question
@@ -119,9 +129,14 @@ class Asking:
         return await self._ask_person(question) and self._policy.consents(question.id, about)
 
 
-def digest_of(request: ChatRequest) -> str:
-    """SHA-256 of what is asked, by which a person's consent to one conversation is told from that to another."""
-    tools = [tool.described() for tool in request.tools.tools] if request.tools else None
-    form = request.params.form.text if request.params.form else None
-    asked = json.dumps([list(map(dict, request.messages)), tools, form], sort_keys=True, default=str)
-    return hashlib.sha256(asked.encode()).hexdigest()
+def digest_of(request: ChatRequest, redacts: bool) -> str:
+    """SHA-256 of what would leave, by which a person's consent to one conversation is told from that to another.
+
+    Args:
+        redacts: personal data is replaced. Consent to that is none to the text as it is.
+    """
+    params, use = request.params, request.tools
+    tools = [[tool.described() for tool in use.tools], use.must, use.several] if use else None
+    form = params.form.text if params.form else None
+    asked = [list(map(dict, request.messages)), tools, form, params.stop_strings, params.max_tokens, redacts]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()

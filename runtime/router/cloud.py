@@ -83,8 +83,10 @@ class CloudEndpoint:
         """
         begin = monotonic()
         endpoint = self.endpoint
-        endpoint.address.key()  # where there is none, there is nothing to count or to write down
-        deadline = asyncio.get_running_loop().time() + min(endpoint.timeout_s, timeout_s or endpoint.timeout_s)
+        await asyncio.to_thread(endpoint.address.key)  # where there is none, there is nothing to count or to write down
+        if timeout_s is not None and timeout_s <= 0.0:
+            raise CloudError("there is no time left to ask the endpoint", "timeout", may_be_billed=False)
+        deadline = asyncio.get_running_loop().time() + (endpoint.timeout_s if timeout_s is None else min(endpoint.timeout_s, timeout_s))
         n_output = answer_tokens(request.params, endpoint.most_tokens)
         self._retries.earn()
         try:

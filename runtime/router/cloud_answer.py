@@ -34,13 +34,16 @@ class CloudAnswer:
     """Reads one answer.
 
     Attributes:
-        usage: after the end, where the endpoint has told it.
+        usage: where the endpoint has told it.
+        is_finished: the answer has come to its end, so that the usage is of all of it.
     """
 
     def __init__(self) -> None:
         self.usage: CloudUsage | None = None
-        self._is_finished = False
+        self.is_finished = False
         self._n_calls = 0
+        self._is_in_call = False
+        self._has_text = False
 
     async def events(self, response: Response) -> AsyncGenerator[Event, None]:
         """Text and calls as they come; a Finish at the end.
@@ -65,8 +68,10 @@ class CloudAnswer:
         self._check_end()
 
     def _check_end(self) -> None:
-        if not self._is_finished:
+        if not self.is_finished:
             raise CloudError("the endpoint's answer was cut off before its end", "broken off")
+        if not (self._has_text or self._n_calls):
+            raise CloudError("the endpoint's answer is empty", "empty")
 
     def _read(self, chunk: Json, part: str) -> Iterator[Event]:
         """
@@ -81,7 +86,7 @@ class CloudAnswer:
             if chunk.get("usage"):
                 self.usage = _usage(chunk["usage"])
             for choice in chunk.get("choices") or ():
-                if choice.get("index", 0) == 0 and not self._is_finished:
+                if choice.get("index", 0) == 0 and not self.is_finished:
                     yield from self._choice(choice, choice.get(part) or {})
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise CloudError(f"the endpoint's answer is not of OpenAI's form ({type(error).__name__})", "malformed") from None
@@ -91,6 +96,7 @@ class CloudAnswer:
         if text:
             if not isinstance(text, str):
                 raise TypeError
+            self._has_text, self._is_in_call = True, False
             yield TextDelta(0, text)
         for place, call in enumerate(message.get("tool_calls") or ()):
             yield ToolCallDelta(0, self._piece(call, call.get("index", place)))
@@ -100,7 +106,7 @@ class CloudAnswer:
                 raise CloudError(
                     f"the endpoint ended its answer early ({reason if _CODE.fullmatch(str(reason)) else 'no reason'})", "filtered"
                 )
-            self._is_finished = True
+            self.is_finished = True
             yield Finish(0, "tool_calls" if self._n_calls else "length" if reason == "length" else "stop")
 
     def _piece(self, call: Json, index: int) -> CallPiece:
@@ -109,10 +115,13 @@ class CloudAnswer:
         if not isinstance(index, int) or not isinstance(arguments, str) or not 0 <= index <= min(self._n_calls, _MOST_CALLS - 1):
             raise TypeError
         if index < self._n_calls:
+            if index < self._n_calls - 1 or not self._is_in_call:
+                raise TypeError  # one call after the other, and nothing between the pieces of one
             return CallPiece(index, arguments)
         if not isinstance(name, str):
             raise TypeError
         self._n_calls += 1
+        self._is_in_call = True
         return CallPiece(index, arguments, str(call.get("id") or f"call_{uuid.uuid4().hex[:24]}")[:128], name)
 
 

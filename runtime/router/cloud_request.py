@@ -70,7 +70,10 @@ def body_of(request: ChatRequest, model: str, most_tokens: int, left_out: Sequen
         value = body.pop(name, None)
         if other and value is not None:
             body[other] = value
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, but JSON can write it
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def answer_tokens(params: SamplingParams, most_tokens: int) -> int:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.cloud_request import FIELDS
 
 
 class Table(BaseModel):
@@ -68,6 +69,17 @@ Name = Annotated[str, Field(min_length=1)]
 FilePath = Annotated[Path, AfterValidator(_in_folder)]
 
 
+def _left_out(name: str) -> str:
+    """A field that can be left out. Without a bound of tokens under any name, no budget would hold."""
+    if name not in (*_OPTIONAL, _RENAMED):
+        raise ValueError(f"only {', '.join(sorted(_OPTIONAL))} can be left out, and {_RENAMED!r} renamed")
+    return name
+
+
+_OPTIONAL = FIELDS - {"model", "messages", "stream", "max_tokens", "max_completion_tokens"}
+_RENAMED = "max_tokens=max_completion_tokens"
+
+
 class Cloud(Table):
     """`[cloud]`: the endpoint.
 
@@ -85,10 +97,10 @@ class Cloud(Table):
     key_env: Name | None = None
     keyring: Name | None = None
     proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(None, repr=False)
-    max_tokens: Positive = 1024
-    timeout: Seconds = 60.0
+    max_tokens: Annotated[Positive, Field(le=1 << 20)] = 1024
+    timeout: Annotated[Seconds, Field(le=600)] = 60.0  # a permit holds no longer
     silence: Seconds = 30.0
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[Annotated[str, AfterValidator(_left_out)], ...] = ()
     price_input: Money = Decimal(0)
     price_output: Money = Decimal(0)
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"

@@ -43,6 +43,8 @@ class Deployment:
         self.cloud: CloudEndpoint | None = None
         if config.cloud is not None and config.level is not Level.NEVER:
             endpoint = endpoint_of(config.cloud)  # before any file is made
+            if budget_path(config, settings) == log_path(config, settings):
+                raise InvalidRequestError(f"budget and log are both to be {budget_path(config, settings)}; give each a file of its own")
             budget = Budget(budget_path(config, settings), limits_of(config), price_of(config))
             log = EgressLog(log_path(config, settings), config.log.bodies)
             self.cloud = CloudEndpoint(endpoint, self.policy, Ledger(budget, log))

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from edgelm.errors import CloudError, InvalidRequestError
 from edgelm.runtime.loopback import is_loopback
@@ -61,7 +61,7 @@ class Address:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc or parts.fragment:
+        if not _URL.fullmatch(self.url) or not parts.hostname or parts.fragment or not _has_port(parts):
             raise InvalidRequestError("the endpoint's address is none, or holds a password; write https://host/v1, with the key elsewhere")
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise InvalidRequestError(
@@ -73,6 +73,17 @@ class Address:
         """Scheme, host and port."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}"
+
+
+_URL = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|(?!.*\.\.)[A-Za-z0-9.-]+)(?::\d{1,5})?(?:/[!-~]*)?")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether its port, or the usual one, can be one."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class Response:
@@ -136,15 +147,14 @@ class Egress:
         import httpx
 
         self._policy.check(permit, self.address.url, body)
-        client, key = self._open_client(), self.address.key()
+        client, key = self._open_client(), await asyncio.to_thread(self.address.key)
         bearer = {} if key is None else {"Authorization": f"Bearer {key}"}
         request = client.build_request("POST", self.address.url, content=body, headers={"Content-Type": "application/json", **bearer})
         try:
             async with _in_time(deadline):
                 response = await client.send(request, stream=True)
             try:
-                async with _in_time(deadline):
-                    await self._refuse(response)
+                await self._refuse(response)
                 yield Response(response, self._limits, lambda: self._policy.still_holds(permit), deadline)
             finally:
                 await response.aclose()
@@ -214,16 +224,23 @@ _UNBILLED = frozenset({400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 503, 52
 
 _ADVICE = {401: "; check the API key", 403: "; check the API key", 404: "; check the address and the model", 429: " (rate limit)"}
 _MOST_TOLD = 16 << 10
+_TOLD_S = 1.0
 _CODE = re.compile(r"[a-z]+(_[a-z]+)+")  # "model_not_found"; anything else may repeat what was sent
 
 
 async def _told(response: httpx.Response) -> str:
     """The codes of an error, as ", unsupported_value (temperature)"; not its text, which may repeat what was sent, or the key."""
+    import httpx
+
     body = b""
-    async for piece in response.aiter_raw():
-        body += piece
-        if len(body) > _MOST_TOLD:
-            return ""
+    try:
+        async with asyncio.timeout(_TOLD_S):
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) > _MOST_TOLD:
+                    return ""
+    except (TimeoutError, httpx.TransportError):
+        return ""  # the status says enough
     try:
         error = json.loads(body)["error"]
         codes = [each for each in (error.get("code"), error.get("type")) if isinstance(each, str) and _CODE.fullmatch(each)]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgelm.errors import InvalidRequestError, RecordError
+from edgelm.errors import BusyError, InvalidRequestError, RecordError
 from edgelm.runtime.router.egress_record import (
     MOST_LINE_BYTES,
     BrokenLineError,
@@ -31,6 +32,10 @@ from edgelm.runtime.router.egress_record import (
 )
 
 _ADVICE = "see `edgelm route verify`; move the log and its .head away together to begin a new one"
+
+
+_WAIT_S = 10.0
+_PAUSE_S = 0.005
 
 
 class EgressLog:
@@ -113,7 +118,7 @@ def _locked(path: Path) -> Iterator[int]:
 
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, path)
         state = os.fstat(file)
         if not stat.S_ISREG(state.st_mode) or not os.path.samestat(state, path.lstat()):
             raise RecordError(f"{path} is no regular file, or was moved just now; give the log a path of its own")
@@ -123,6 +128,20 @@ def _locked(path: Path) -> Iterator[int]:
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile would hold it on
         os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
+    """Wait for the others, but not for ever: one of them may be suspended, or another program that only reads."""
+    import fcntl
+
+    end = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise BusyError(f"another process has held the log {path} for {_WAIT_S:g} s; end it, or wait") from None
+        time.sleep(_PAUSE_S)
 
 
 def head_path(path: Path) -> Path:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any, TypeVar
 
 from edgelm.errors import CloudError, EdgeLMError, EgressRefusedError
 from edgelm.runtime.privacy import Level
@@ -18,6 +21,11 @@ from edgelm.runtime.router.egress import Response
 from edgelm.runtime.router.egress_log import EgressLog
 from edgelm.runtime.router.egress_record import Ended, Refused, Sent
 from edgelm.runtime.router.policy import Permit
+
+LOG = logging.getLogger("edgelm.router")
+_N_THREADS = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,26 @@ class Account:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """An attempt that is counted and written down, and may be made."""
+
+    reservation: Reservation
+    sent: Sent
+    begin: float = field(default_factory=monotonic)
+
+
 class Ledger:
     """A budget, and a log beside it: nothing is sent that the budget does not allow, or of which the log could not be written."""
 
     def __init__(self, budget: Budget, log: EgressLog) -> None:
         self._budget = budget
         self._log = log
+        # threads of its own: where the disk or another process keeps them waiting, answers of this device do not wait with them
+        self._threads = ThreadPoolExecutor(_N_THREADS, "edgelm-ledger")
+
+    def _run(self, work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     async def kept(self, request: str, origin: str, level: Level, reason: str) -> None:
         """Write down that a request was kept here, though the cloud was to be asked.
@@ -81,7 +103,7 @@ class Ledger:
         Raises:
             RecordError, BusyError: it could not be written.
         """
-        await asyncio.to_thread(self._log.append, Refused(request, origin, level.name.lower(), reason))
+        await self._run(self._log.append, Refused(request, origin, level.name.lower(), reason))
 
     @asynccontextmanager
     async def attempt(
@@ -93,21 +115,16 @@ class Ledger:
             n_output: tokens of the answer, at most.
 
         Raises:
-            BudgetExceededError, RecordError, BusyError: it must not be made.
+            BudgetExceededError, RecordError, BusyError, InvalidRequestError: it must not be made.
         """
-        # a token is at least a byte of the body, whatever the tokenizer; what JSON puts around messages makes up for the marks between them
-        reservation = await asyncio.to_thread(self._budget.reserve, len(body), n_output)
-        account.n_attempts += 1
-        worst, level = reservation.worst, permit.level.name.lower()
-        sent = Sent(
-            purpose.request, origin, model, level, purpose.reason, account.n_attempts, body, purpose.entities, worst.tokens, worst.money
-        )
+        opening = self._run(self._open, permit, origin, model, body, n_output, purpose, account.n_attempts + 1)
         try:
-            await asyncio.to_thread(self._log.append, sent)
-        except EdgeLMError:
-            await asyncio.to_thread(self._budget.release, reservation)
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._take_back)
             raise
-        attempt, begin, outcome, error = Attempt(), monotonic(), "left", None
+        account.n_attempts += 1
+        attempt, outcome, error = Attempt(), "left", None
         try:
             yield attempt
             outcome = "answered"
@@ -117,33 +134,62 @@ class Ledger:
         except EgressRefusedError:
             outcome = "stopped"
             raise
-        finally:  # also of an attempt that nobody waits for any more; were this cut short, the worst case would stay counted
-            settled = await asyncio.shield(asyncio.to_thread(self._settle, reservation, attempt, error))
-            account.usage = attempt.answer.usage
-            account.millionths += (settled or worst).millionths
-            response = attempt.response
-            digest, n_bytes = (hashlib.sha256(), 0) if response is None else (response.digest, response.n_bytes)
-            status = 200 if response is not None else error.status if error is not None else None
-            ended = Ended(
-                request=purpose.request,
-                attempt=sent.attempt,
-                outcome=outcome,
-                status=status,
-                tokens=None if settled is None else settled.tokens,
-                cost=None if settled is None else settled.money,
-                milliseconds=round(1000 * (monotonic() - begin)),
-                answer_sha256=digest.hexdigest(),
-                answer_bytes=n_bytes,
-            )
-            await asyncio.shield(asyncio.to_thread(self._log.append, ended))
+        finally:  # also of an attempt that nobody waits for any more
+            await asyncio.shield(self._run(self._close, opened, attempt, outcome, error, account))
 
-    def _settle(self, reservation: Reservation, attempt: Attempt, error: CloudError | None) -> Usage | None:
+    def _open(self, permit: Permit, origin: str, model: str, body: bytes, n_output: int, purpose: Purpose, number: int) -> _Opened:
+        # a token is at least a byte of the body, whatever the tokenizer; what JSON puts around messages makes up for the marks between them
+        reservation = self._budget.reserve(len(body), n_output)
+        worst, level = reservation.worst, permit.level.name.lower()
+        sent = Sent(purpose.request, origin, model, level, purpose.reason, number, body, purpose.entities, worst.tokens, worst.money)
+        try:
+            self._log.append(sent)
+        except EdgeLMError:
+            self._budget.release(reservation)
+            raise
+        return _Opened(reservation, sent)
+
+    def _take_back(self, opening: asyncio.Future[_Opened]) -> None:
+        """Nobody waits for the attempt any more, and nothing of it was sent."""
+        if not opening.cancelled() and opening.exception() is None:
+            error = CloudError("nobody waits for it", "refused", may_be_billed=False)
+            self._threads.submit(self._close, opening.result(), Attempt(), "left", error, Account())
+
+    def _close(self, opened: _Opened, attempt: Attempt, outcome: str, error: CloudError | None, account: Account) -> None:
+        """Count and write down how it ended. Where that fails, the worst case stays counted, and an answer that is there is still given."""
+        is_unsent = outcome == "stopped" and attempt.response is None
+        settled: Usage | None = None
+        try:
+            settled = self._settle(opened.reservation, attempt, error, is_unsent)
+        except EdgeLMError as problem:
+            LOG.warning("the worst case of an attempt stays counted, as its end could not be: %s", problem)
+        account.usage = attempt.answer.usage if attempt.answer.is_finished else None
+        account.millionths += (settled or opened.reservation.worst).millionths
+        response = attempt.response
+        digest, n_bytes = (hashlib.sha256(), 0) if response is None else (response.digest, response.n_bytes)
+        ended = Ended(
+            request=opened.sent.request,
+            attempt=opened.sent.attempt,
+            outcome=outcome,
+            status=200 if response is not None else error.status if error is not None else None,
+            tokens=None if settled is None else settled.tokens,
+            cost=None if settled is None else settled.money,
+            milliseconds=round(1000 * (monotonic() - opened.begin)),
+            answer_sha256=digest.hexdigest(),
+            answer_bytes=n_bytes,
+        )
+        try:
+            self._log.append(ended)
+        except EdgeLMError as problem:
+            LOG.warning("how an attempt ended is not in the log: %s", problem)
+
+    def _settle(self, reservation: Reservation, attempt: Attempt, error: CloudError | None, is_unsent: bool) -> Usage | None:
         """What it took; None where that is not known, so that the worst case stays counted."""
         usage = attempt.answer.usage
-        if usage is not None:
+        if usage is not None and attempt.answer.is_finished:  # before the end it is of a part only
             self._budget.settle(reservation, usage.n_input, usage.n_output)
             return Usage(1, usage.n_input + usage.n_output, self._budget.price.millionths(usage.n_input, usage.n_output))
-        if error is not None and error.kind == "refused":
+        if is_unsent or (error is not None and error.kind == "refused"):
             self._budget.release(reservation)
             return Usage(0, 0, 0)
         if error is not None and not error.may_be_billed:

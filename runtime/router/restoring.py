@@ -25,16 +25,22 @@ class AnswerRestorer:
             case TextDelta():
                 yield from self._shown(self._text.push(event.text))
             case ToolCallDelta(choice, piece):
-                restorer = self._calls.setdefault(piece.index, self._redaction.restorer(in_json=True))
-                yield ToolCallDelta(choice, replace(piece, arguments=restorer.push(piece.arguments)))
+                if piece.index not in self._calls:
+                    yield from self._rest(choice)
+                    self._calls[piece.index] = self._redaction.restorer(in_json=True)
+                yield ToolCallDelta(choice, replace(piece, arguments=self._calls[piece.index].push(piece.arguments)))
             case Finish(choice):
-                yield from self._shown(self._text.finish())
-                for index, restorer in self._calls.items():
-                    if rest := restorer.finish():
-                        yield ToolCallDelta(choice, CallPiece(index, rest))
+                yield from self._rest(choice)
                 yield event
             case _:
                 yield event
+
+    def _rest(self, choice: int) -> Iterator[Event]:
+        """What is held back of the text and of the calls so far, before something else begins."""
+        yield from self._shown(self._text.finish())
+        for index, restorer in self._calls.items():
+            if rest := restorer.finish():
+                yield ToolCallDelta(choice, CallPiece(index, rest))
 
     def _shown(self, text: str) -> Iterator[Event]:
         if text:

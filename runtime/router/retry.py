@@ -104,6 +104,6 @@ def retry_after_s(header: str | None) -> float | None:
         return float(text) if len(text) < 10 else None
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError, TypeError, IndexError):  # what dates beyond all years raise
         return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -102,7 +102,7 @@ class RoutedLLM:
         if self._is_closed:
             raise ClosedError("the router was closed; open it anew")
         request = ChatRequest(messages, params or SamplingParams(**fields), tools=tools)
-        asker = Asker(timeout_s=timeout_s, level=level, consent=consent, reading="whole")
+        asker = Asker(timeout_s=timeout_s, levels=(level,), consent=consent, reading="whole")
         return self._run(self._answer(request, asker))
 
     async def _answer(self, request: ChatRequest, asker: Asker) -> RoutedAnswer:
@@ -117,17 +117,30 @@ class RoutedLLM:
         return RoutedAnswer(text, calls, reason, [event for event in everything if isinstance(event, RouteDecision)][-1])
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # whoever asked has left, by Ctrl-C for one
+            raise
 
     def close(self) -> None:
         """Unload the model, and close the connections. Closing twice is allowed."""
         if not self._is_closed:
             self._is_closed = True
-            self._run(self._deployment.close())
+            self._run(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
             self._local.close()
+
+    async def _end(self) -> None:
+        """Let nobody wait for ever."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._deployment.close()
 
     def __enter__(self) -> Self:
         return self

@@ -62,6 +62,8 @@ class Router:
 
         def release() -> None:
             task.cancel()
+            if events is not None:
+                events.close()  # a task that is cancelled before its first step does not come to do it
 
         return Events(_taken(said), release)
 
@@ -79,8 +81,9 @@ class Router:
             return Plan("local", "local only", reason), None
         if self.cloud is None:
             return Plan("local", "no cloud", "there is no cloud endpoint, or the privacy level is never"), None
-        if (refusal := self.policy.judge((asker.level,)).refusal) is not None:
-            return Plan("local", "not allowed", refusal), None
+        verdict = self.policy.judge(asker.levels)
+        if verdict.refusal is not None:
+            return Plan("local", "not allowed", verdict.refusal), None
         text = "\n".join(_texts(request.messages))
         fitting = [rule for rule in self.strategy.rules if rule.fits(signals, text)]
         for rule in fitting:
@@ -88,7 +91,7 @@ class Router:
                 return Plan("local", "rule", f"the rule {rule.name!r} keeps it on this device"), None
         request_id = asker.request_id or uuid.uuid4().hex
         asking = Asking(self.cloud, self.policy, self.redactor, self.ask_person, request, asker, request_id)
-        if asker.consent is not None and self.policy.consents(asker.consent, digest_of(request)):
+        if asker.consent is not None and self.policy.consents(asker.consent, digest_of(request, verdict.redacts)):
             return Plan("cloud", "consent", "a person has agreed", has_consent=True), asking
         for rule in fitting:
             return Plan("cloud", "rule", f"the rule {rule.name!r} asks the cloud first"), asking

@@ -9,7 +9,7 @@ from decimal import Decimal
 from time import monotonic
 from typing import Literal
 
-from edgelm.errors import BusyError, DeadlineError
+from edgelm.errors import EdgeLMError
 from edgelm.runtime.chat_model import (
     Accepted,
     Asker,
@@ -96,7 +96,7 @@ class Routing:
             if self._watches:
                 is_hopeless = await self._read_early(events, answer)
             else:
-                self._show(answer, plan.reason, plan.why)
+                self._show(answer, *(self._kept_by or (plan.reason, plan.why)))
             why = "the first tokens show that this device's answer will hardly be right"
             if is_hopeless and await self._ask_cloud("hopeless", why, answer):
                 return  # until then this device went on answering, in case the cloud fails
@@ -164,8 +164,8 @@ class Routing:
         strategy, trust, plan = self._strategy, self._strategy.trust, self._plan
         confidence = trust.of(answer.certainties, answer.text) if trust is not None and self._request.n == 1 else None
         self._told = replace(self._told, confidence=confidence)
-        if not self._watches and self._kept_by is None:
-            return self._end(answer, plan.reason, plan.why)
+        if not self._watches:
+            return self._end(answer, *(self._kept_by or (plan.reason, plan.why)))
         if trust is not None and confidence is not None and confidence >= trust.threshold:
             return self._end(answer, "confident", f"the answer is right with a probability of {confidence:.0%}")
         if self._on_screen is answer and self._asker.reading == "stream":
@@ -203,8 +203,8 @@ class Routing:
             return None
         try:
             said_yes = await self_verification(self._local, self._request, answer.text, self._left())
-        except (BusyError, DeadlineError):
-            return None
+        except EdgeLMError:
+            return None  # the answer that is there stays
         return None if said_yes is None else trust.verified(confidence, said_yes)
 
     async def _think(self, answer: LocalAnswer, confidence: float | None) -> Thought | None:
@@ -222,8 +222,8 @@ class Routing:
         budget = replace(strategy.budget, seconds=seconds)
         try:
             return await think(self._local, self._request, left, budget, answer.text, answer.calls)
-        except (BusyError, DeadlineError):
-            return None  # there is no room for thinking; the answer that is there stays
+        except EdgeLMError:
+            return None  # there is no room for thinking, for one; the answer that is there stays
 
     async def _ask_cloud(self, reason: str, why: str, answer: LocalAnswer | None = None, thought: Thought | None = None) -> bool:
         """Ask the cloud; whether its answer was said. Otherwise it is noted why not.

@@ -13,6 +13,8 @@ from edgelm.runtime.router.difficulty import Difficulty
 from edgelm.runtime.router.signals import Signals
 from edgelm.runtime.router.thinking import ThinkingBudget
 
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -39,6 +41,10 @@ class Rule:
     has_code: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.matches == "":
+            raise InvalidRequestError(f"the rule {self.name!r} has an empty matches, which every conversation fits; write an expression")
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            raise InvalidRequestError(f'the rule {self.name!r} has language = {self.language!r}; write a tag such as "de"')
         if all(each is None for each in (self.matches, self.language, self.min_tokens, self.has_tools, self.has_code)):
             raise InvalidRequestError(
                 f"the rule {self.name!r} has no condition; give one of matches, language, min_tokens, has_tools, has_code"

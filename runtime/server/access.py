@@ -50,7 +50,7 @@ class Access:
         if any(not (key.isascii() and key.isprintable() and key) for key in self.keys):
             raise InvalidRequestError("an API key is empty or holds characters that no HTTP header may; choose another one")
 
-    def check(self, method: str, path: str, headers: Headers) -> Level:
+    def check(self, method: str, path: str, headers: Headers) -> tuple[Level, ...]:
         """How much the request may let out, as far as its key has a say.
 
         Raises:
@@ -74,7 +74,7 @@ class Access:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.max_body:
             raise self.too_large()
-        return min((self.levels.get(key, Level.ALLOW) for key in fitting), default=Level.ALLOW)
+        return tuple(self.levels[key] for key in fitting if key in self.levels)
 
     def too_large(self) -> RefusedError:
         return RefusedError(413, f"the request is larger than {self.max_body:,} bytes; send less", code="request_too_large")
@@ -115,7 +115,7 @@ class AccessMiddleware:
             return message
 
         try:
-            scope.setdefault("state", {})["level"] = self._access.check(scope["method"], scope["path"], Headers(scope=scope))
+            scope.setdefault("state", {})["levels"] = self._access.check(scope["method"], scope["path"], Headers(scope=scope))
             await self._app(scope, counted, send)
         except RefusedError as refusal:
             await JSONResponse(refusal.body(), refusal.status, refusal.headers())(scope, receive, send)

@@ -95,14 +95,12 @@ def asker(request: Request, user: str | None, timeout_s: float | None, streams: 
         InvalidRequestError: there is no such level.
     """
     headers = request.headers
-    levels = [getattr(request.state, "level", Level.ALLOW)]
-    if _LEVEL in headers:
-        levels.append(Level.named(headers[_LEVEL].strip()))
+    levels = (*getattr(request.state, "levels", ()), *(Level.named(each.strip()) for each in headers.getlist(_LEVEL)))
     can_restart = takes_restarts and headers.get(_RESTARTS, "").strip().lower() in ("1", "true", "yes")
     return Asker(
         user or (request.client.host if request.client else ""),
         timeout_s,
-        level=min(levels),
+        levels=levels,
         consent=headers.get(_CONSENT),
         reading="whole" if not streams else "restarts" if can_restart else "stream",
         request_id=request.state.record.id,

@@ -282,7 +282,7 @@ def test_what_only_this_device_can_do_is_done_here(what: str, tmp_path: Path) ->
 def test_what_is_wrong_with_a_request_is_raised_before_the_first_event(tmp_path: Path) -> None:
     async def begin() -> None:
         await Routed(tmp_path, "http://127.0.0.1:9/v1").router.chat(
-            ChatRequest([{"role": "user", "content": "x" * 4000}]), Asker(level=Level.NEVER)
+            ChatRequest([{"role": "user", "content": "x" * 4000}]), Asker(levels=(Level.NEVER,))
         )
 
     with pytest.raises(ContextOverflowError):
