@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloud_server import DONE, Behaviour, cut_off, drips, event, hangs, huge, says, status
+from cloud_server import DONE, USAGE, Behaviour, cut_off, drips, event, hangs, huge, says, status
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Fault:
 
 
 STREAM = "text/event-stream"
+PIECE = {"index": 0, "function": {"arguments": "{"}}
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
 FAULTS = {
     "hangs before its head": Fault(hangs(), "sent nothing for"),
     "hangs in mid-stream": Fault(hangs(2), "sent nothing for"),
@@ -57,6 +59,15 @@ FAULTS = {
     ),
     "tokens without end": Fault(
         says(STREAM, event({}, "stop") + b'data: {"usage": {"prompt_tokens": 1e999, "completion_tokens": 1}}\n\n'), "not of OpenAI's form"
+    ),
+    "empty": Fault(says(STREAM, event({}, "length") + DONE), "is empty"),
+    "calls mixed up": Fault(says(STREAM, event({"tool_calls": [CALL, {**CALL, "index": 1}, PIECE]})), "not of OpenAI's form"),
+    "text within a call": Fault(
+        says(STREAM, event({"tool_calls": [CALL]}) + event({"content": "x"}) + event({"tool_calls": [PIECE]})), "not of OpenAI's form"
+    ),
+    "usage of a part": Fault(says(STREAM, event({"content": "x"}, usage=USAGE)), "cut off before its end"),
+    "429, with a date beyond all years": Fault(
+        status("429 Too Many Requests", Retry_After="Mon, 01 Jan 2024 00:00:00 +99999999999999999"), "HTTP 429", n_sent=3, is_open=False
     ),
     "huge": Fault(huge(3 << 20), "larger than 1,048,576 bytes"),
     "compressed": Fault(says(STREAM, b"\x1f\x8b", Content_Encoding="gzip"), "compressed"),

@@ -230,3 +230,21 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(InvalidRequestError, match=f"{path} cannot be read .*name a TOML file"):
             read_config(path)
+
+
+@pytest.mark.parametrize("left_out", ["messages", "max_tokens", "temprature", "model=other", "temperature=heat"])
+def test_only_what_a_request_can_do_without_is_left_out(read: Read, left_out: str) -> None:
+    with pytest.raises(InvalidRequestError, match="can be left out"):
+        read(f'{CLOUD}left_out = ["{left_out}"]')
+
+
+def test_the_bound_of_tokens_may_have_its_newer_name(read: Read) -> None:
+    cloud = read(f'{CLOUD}left_out = ["temperature", "max_tokens=max_completion_tokens"]').cloud
+    assert cloud is not None
+    assert cloud.left_out == ("temperature", "max_tokens=max_completion_tokens")
+
+
+@pytest.mark.parametrize("line", ["max_tokens = 10000000000", "timeout = 3600"])
+def test_bounds_that_bound_nothing_are_refused(read: Read, line: str) -> None:
+    with pytest.raises(InvalidRequestError, match=line.split()[0]):
+        read(f"{CLOUD}{line}")

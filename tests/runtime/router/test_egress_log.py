@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +21,8 @@ from pathlib import Path
 import pytest
 from egress_logs import BODY, CHANGES, ENDED, SENT, Note, fill, found, head_file
 
-from edgelm.errors import InvalidRequestError, RecordError
+from edgelm.errors import BusyError, InvalidRequestError, RecordError
+from edgelm.runtime.router import egress_log
 from edgelm.runtime.router.egress_log import EgressLog
 from edgelm.runtime.router.egress_record import Head, Refused, Sent
 from edgelm.runtime.router.egress_verify import read, verify
@@ -329,3 +331,16 @@ def test_times_are_utc(path: Path, log: EgressLog) -> None:
     told = datetime.fromisoformat(log.append(SENT).time)
     assert before <= told <= datetime.now(UTC)
     assert verify(path).n_records == 1
+
+
+def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_log, "_WAIT_S", 0.05)
+    path = tmp_path / "egress.jsonl"
+    log = EgressLog(path)
+    log.append(Refused("r", None, "ask", "first"))
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        with pytest.raises(BusyError, match="has held the log"):
+            log.append(Refused("r", None, "ask", "second"))
+    log.append(Refused("r", None, "ask", "third"))
+    assert [record.fields["reason"] for record in read(path)] == ["first", "third"]

@@ -20,6 +20,7 @@ from routed import DOUBTS, LOCAL, Heard, Routed, local_model
 from edgelm.errors import InvalidRequestError
 from edgelm.runtime.chat_model import ChatRequest, Finish, TextDelta, ToolCallDelta
 from edgelm.runtime.privacy import Level
+from edgelm.runtime.router.cloud_request import body_of
 from edgelm.runtime.router.egress import Address
 from edgelm.runtime.router.egress_verify import verify
 from edgelm.runtime.router.entities import CoreRecognizer
@@ -201,7 +202,17 @@ def test_the_environment_s_proxies_and_passwords_are_not_asked(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    "url", ["http://cloud.example/v1", "ftp://cloud.example", "https://user:key@cloud.example/v1", "cloud.example", ""]
+    "url",
+    [
+        "http://cloud.example/v1",
+        "ftp://cloud.example",
+        "https://user:key@cloud.example/v1",
+        "cloud.example",
+        "",
+        "https://a..b/v1",
+        "https://a b/v1",
+        "https://a:99999/v1",
+    ],
 )
 def test_addresses_that_would_show_text_or_keys_are_refused(url: str) -> None:
     with pytest.raises(InvalidRequestError):
@@ -235,3 +246,18 @@ def test_what_was_sent_is_what_was_logged_before(tmp_path: Path) -> None:
     assert sent.fields["body_bytes"] == len(body)
     assert (ended.fields["outcome"], ended.fields["tokens"]) == ("answered", 25)
     assert verify(tmp_path / "egress.jsonl").problem is None
+
+
+def test_the_text_before_a_call_is_whole_before_the_call_begins() -> None:
+    redaction = Redactor((CoreRecognizer(),)).redact(ChatRequest([{"role": "user", "content": "a@example.org"}]))
+    restorer = AnswerRestorer(redaction)
+    said = [TextDelta(0, "Let me look up the date"), ToolCallDelta(0, CallPiece(0, "{}", "call_1", "f")), Finish(0, "tool_calls")]
+    events = [one for each in said for one in restorer.push(each)]
+    kinds = [type(event).__name__ for event in events]
+    assert kinds.index("ToolCallDelta") > max(i for i, kind in enumerate(kinds) if kind == "TextDelta")
+    assert Heard(events).text == "Let me look up the date"
+
+
+def test_half_a_surrogate_pair_is_written_as_json_can() -> None:
+    request = ChatRequest([{"role": "user", "content": "a \ud800 b"}])
+    assert json.loads(body_of(request, "m", 5))["messages"][0]["content"] == "a \ud800 b"

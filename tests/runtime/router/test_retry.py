@@ -71,6 +71,9 @@ def test_retry_after_as_seconds_and_as_a_date() -> None:
     assert retry_after_s(format_datetime(when - timedelta(hours=1), usegmt=True)) == 0
 
 
-@pytest.mark.parametrize("header", [None, "", "soon", "-3", "1e9", "9" * 40, "٣", "Wed, 99 Foo 2026"])
+BEYOND = "Mon, 01 Jan 2024 00:00:00 +99999999999999999"
+
+
+@pytest.mark.parametrize("header", [None, "", "soon", "-3", "1e9", "9" * 40, "٣", "Wed, 99 Foo 2026", BEYOND])
 def test_a_retry_after_that_makes_no_sense_says_nothing(header: str | None) -> None:
     assert retry_after_s(header) is None

@@ -12,13 +12,14 @@ import pytest
 from cloud_server import CloudServer, answers, calls, cut_off, hangs, status, wait_for
 from routed import DOUBTS, LOCAL, FixedTrust, Heard, Reading, Routed, asked, local_model
 
-from edgelm.errors import CloudError, ContextOverflowError, InvalidRequestError
+from edgelm.errors import CloudError, ContextOverflowError, InvalidRequestError, TemplateError
 from edgelm.runtime.certainty import TokenCertainty
 from edgelm.runtime.chat_model import Accepted, Asker, ChatRequest, Event, Events, Finish, RouteDecision, TextDelta, Usage
 from edgelm.runtime.form import Form
 from edgelm.runtime.privacy import ConsentRequest, Level
 from edgelm.runtime.results import TokenLogprob, TopToken
 from edgelm.runtime.router.difficulty import Difficulty
+from edgelm.runtime.router.ledger import Account, Purpose
 from edgelm.runtime.router.strategy import Rule, Strategy
 from edgelm.runtime.router.thinking import ThinkingBudget
 from edgelm.runtime.sampling import SamplingParams
@@ -458,3 +459,75 @@ def test_closing_the_events_ends_both(tmp_path: Path) -> None:
     assert [record.fields.get("outcome") for record in routed.records] == [None, "left"]
     assert routed.budget.spent().day.reserved.requests == 1  # it may be billed
     wait_for(lambda: routed.model.scheduler.n_active == 0)  # type: ignore[attr-defined]
+
+
+def test_consent_to_the_redacted_text_is_none_to_the_text_itself_nor_to_other_stops(tmp_path: Path) -> None:
+    with CloudServer() as cloud:
+        routed = Routed(tmp_path, cloud.url, Level.ASK)
+        question = routed.ask("I am jane@example.org", level=Level.REDACT).told.consent
+        assert question is not None
+        assert question.entities == {"EMAIL": 1}
+        assert routed.ask("I am jane@example.org", consent=question.id).text == LOCAL
+        plain = asked("hello")
+        question = routed.ask(plain).told.consent
+        assert question is not None
+        other = replace(plain, params=replace(plain.params, stop=["something else"]))
+        assert routed.ask(other, consent=question.id).text == LOCAL
+        assert cloud.n_connections == 0
+
+
+class Fails(SaysYes):
+    """Answers once; whatever else is asked of it fails."""
+
+    def __init__(self) -> None:
+        super().__init__(0.9)
+        self.n_asked = 0
+
+    async def chat(self, request: ChatRequest, asker: Asker) -> Events:
+        self.n_asked += 1
+        if self.n_asked > 1:
+            raise TemplateError("roles must alternate")
+        return await super().chat(request, asker)
+
+
+@pytest.mark.parametrize("verifies", [True, False])
+def test_an_answer_that_is_there_is_not_lost_by_thinking_about_it(verifies: bool, tmp_path: Path) -> None:
+    strategy = Strategy(trust=FixedTrust(confidence=0.4, verifies=verifies), thinking="on")
+    model = Fails()
+    heard = Routed(tmp_path, "http://127.0.0.1:9/v1", Level.NEVER, strategy=strategy, local=model).ask()
+    assert heard.text == LOCAL
+    assert model.n_asked > 1
+
+
+def test_a_cloud_that_was_asked_first_in_vain_is_the_reason_in_a_stream_too(tmp_path: Path) -> None:
+    strategy = Strategy(rules=[Rule("cloud", "all", min_tokens=0)], thinking="off")
+    with CloudServer(status("500 No")) as cloud:
+        heard = Routed(tmp_path, cloud.url, strategy=strategy).ask(reading="stream")
+    assert [each.reason for each in heard.decisions] == ["cloud failed", "cloud failed"]
+    assert heard.text == LOCAL
+
+
+def test_events_that_are_closed_at_once_leave_nothing_running(tmp_path: Path) -> None:
+    routed = Routed(tmp_path, "http://127.0.0.1:9/v1", strategy=TRUSTS, local=local_model([65] * 10_000, n_ctx=20_000))
+
+    async def leave() -> None:
+        request = ChatRequest([{"role": "user", "content": "?"}], SamplingParams(max_tokens=None))
+        (await routed.router.chat(request, Asker())).close()
+
+    asyncio.run(leave())
+    wait_for(lambda: routed.model.scheduler.n_active == 0)  # type: ignore[attr-defined]
+
+
+def test_without_time_left_the_cloud_is_not_asked(tmp_path: Path) -> None:
+    async def ask(cloud: CloudServer) -> None:
+        routed = Routed(tmp_path, cloud.url)
+        request = asked("?")
+        body = routed.cloud.body(request)
+        permit = routed.policy.permit((), routed.cloud.endpoint.address.url, body, redacted=False, has_consent=False)
+        async for _ in routed.cloud.answer(permit, request, body, Purpose("r", "test"), Account(), timeout_s=0.0):
+            pass
+
+    with CloudServer() as cloud:
+        with pytest.raises(CloudError, match="no time left"):
+            asyncio.run(ask(cloud))
+        assert cloud.n_connections == 0

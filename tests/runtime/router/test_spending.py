@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cloud_server import CloudServer, answers, hangs, wait_for
-from routed import LOCAL, Routed
+from routed import LOCAL, Routed, asked
 
+from edgelm.errors import EgressRefusedError
 from edgelm.runtime.chat_model import Asker
 from edgelm.runtime.router.amounts import BudgetLimits
 from edgelm.runtime.router.egress import Limits
+from edgelm.runtime.router.ledger import Account, Purpose
+from edgelm.runtime.router.policy import Permit
 
 TESTS = Path(__file__).parents[2]
 
@@ -57,3 +63,29 @@ def test_a_process_that_is_killed_in_the_middle_has_spent_its_worst_case(tmp_pat
     assert heard.text == LOCAL
     assert "requests_per_day is 3" in (heard.told.fault or "")
     assert [record.kind for record in routed.records] == ["sent"] * 3 + ["refused"]
+
+
+def test_what_was_not_sent_is_not_counted(tmp_path: Path) -> None:
+    """Not where the door refuses, and not where whoever asked leaves before anything was sent."""
+    with CloudServer() as cloud:
+        routed = Routed(tmp_path, cloud.url)
+        request = asked("?")
+        body = routed.cloud.body(request)
+        permit = routed.policy.permit((), routed.cloud.endpoint.address.url, body, redacted=False, has_consent=False)
+
+        async def ask(given: Permit, leave: bool) -> None:
+            events = routed.cloud.answer(given, request, body, Purpose("r", "test"), Account())
+            task = asyncio.ensure_future(anext(events))
+            if leave:
+                await asyncio.sleep(0)
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await routed.cloud.close()
+
+        with pytest.raises(EgressRefusedError):
+            asyncio.run(ask(replace(permit, seal=b""), leave=False))
+        asyncio.run(ask(permit, leave=True))
+        assert cloud.n_connections == 0
+    wait_for(lambda: routed.budget.spent().day.reserved.requests == 0)
+    assert routed.budget.spent().day.settled.requests == 0

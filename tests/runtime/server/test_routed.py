@@ -177,3 +177,24 @@ def test_without_a_router_nothing_is_said_of_one(make_served: MakeServed) -> Non
     response = served.chat("hi")
     assert "edgelm" not in response.json()
     assert "x-edgelm-route" not in response.headers
+
+
+def test_nobody_s_wish_to_redact_is_lost_by_a_stricter_one(make_served: MakeServed, tmp_path: Path) -> None:
+    access = Access(keys=("clinic",), levels={"clinic": Level.REDACT})
+    body = {"messages": [{"role": "user", "content": "I am jane@example.org"}]}
+    headers = {"x-api-key": "clinic", "x-edgelm-privacy": "ask"}
+    with CloudServer() as cloud:
+        served = serve(make_served, tmp_path, cloud, access)
+        question = told(served.http.post("/v1/chat/completions", json=body, headers=headers))["consent"]
+        assert question["entities"] == {"EMAIL": 1}
+        agreed = served.http.post("/v1/chat/completions", json=body, headers={**headers, "x-edgelm-consent": question["id"]})
+        assert told(agreed)["route"] == "cloud"
+        assert b"jane@" not in cloud.wire
+
+
+def test_of_several_headers_the_strictest_holds(make_served: MakeServed, tmp_path: Path) -> None:
+    with CloudServer() as cloud:
+        served = serve(make_served, tmp_path, cloud)
+        headers = [("x-edgelm-privacy", "allow"), ("x-edgelm-privacy", "never")]
+        kept = served.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]}, headers=headers)
+        assert (told(kept)["route"], cloud.n_connections) == ("local", 0)
