@@ -121,6 +121,8 @@ class Routing:
         """Read until the confidence window has passed; whether there is no hope for the answer, and the cloud may be asked instead."""
         trust, reading = self._strategy.trust, self._asker.reading
         if trust is None:
+            if reading == "restarts":  # whoever may be asked for consent has something to judge by
+                self._show(answer, self._plan.reason, self._plan.why)
             return False
         while len(answer.certainties) < trust.n_early and answer.usage is None:
             await self._take(events, answer)

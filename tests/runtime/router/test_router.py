@@ -100,6 +100,12 @@ def test_a_model_that_is_not_calibrated_answers_itself_and_says_so(tmp_path: Pat
     assert (heard.text, heard.told.route, heard.told.confidence) == (LOCAL, "local", None)
 
 
+def test_who_can_take_it_back_sees_an_answer_of_unknown_confidence_before_the_cloud_is_asked(tmp_path: Path) -> None:
+    with CloudServer() as cloud:
+        heard = Routed(tmp_path, cloud.url, strategy=Strategy(unknown="cloud", thinking="off")).ask(reading="restarts")
+    assert heard.texts == [LOCAL, CLOUD]
+
+
 @pytest.mark.parametrize("trust", [None, FixedTrust(confidence=None, first_look=None)])
 def test_unknown_is_never_confident(trust: FixedTrust | None, tmp_path: Path) -> None:
     with CloudServer() as cloud:
