@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from edgelm.errors import ContextOverflowError
-from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Events, Message
+from edgelm.runtime.chat_model import Asker, ChatModel, ChatRequest, Event, Events
 from edgelm.runtime.privacy import Level
 from edgelm.runtime.router.asking import Asking, AskPerson, digest_of
 from edgelm.runtime.router.cloud import CloudEndpoint
@@ -84,7 +85,7 @@ class Router:
         verdict = self.policy.judge(asker.levels)
         if verdict.refusal is not None:
             return Plan("local", "not allowed", verdict.refusal), None
-        text = "\n".join(_texts(request.messages))
+        text = "\n".join(_texts(request))
         fitting = [rule for rule in self.strategy.rules if rule.fits(signals, text)]
         for rule in fitting:
             if rule.answer == "local":
@@ -128,8 +129,9 @@ async def _taken(said: asyncio.Queue[Event | BaseException | None]) -> AsyncIter
         yield what
 
 
-def _texts(messages: Sequence[Message]) -> Iterator[str]:
-    for message in messages:
+def _texts(request: ChatRequest) -> Iterator[str]:
+    """All that would leave, for rules to look at."""
+    for message in request.messages:
         content: Any = message.get("content")
         if isinstance(content, str):
             yield content
@@ -137,3 +139,8 @@ def _texts(messages: Sequence[Message]) -> Iterator[str]:
             yield from (part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
         for call in message.get("tool_calls") or ():
             yield str(call["function"].get("arguments"))
+    yield from request.params.stop_strings
+    if request.params.form is not None:
+        yield request.params.form.text
+    for tool in request.tools.tools if request.tools else ():
+        yield json.dumps(tool.described(), ensure_ascii=False)

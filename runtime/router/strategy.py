@@ -23,7 +23,7 @@ class Rule:
     Attributes:
         answer: where.
         name: for explanations.
-        matches: a regular expression that is found anywhere in the conversation.
+        matches: a regular expression that is found anywhere in the conversation, its tools, stop strings or form.
         language: of the last question, a BCP 47 tag.
         min_tokens: of the conversation, at least.
         has_tools, has_code: whether tools are offered, and whether the last question shows code.

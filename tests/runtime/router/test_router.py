@@ -221,6 +221,20 @@ def test_rules(tmp_path: Path) -> None:
             assert (heard.text, heard.told.reason) == (answer, reason)
 
 
+def test_a_rule_looks_at_tools_and_stop_strings_too(tmp_path: Path) -> None:
+    strategy = replace(DOUBTS, rules=[Rule("local", "patients", matches="patient")])
+    messages = [{"role": "user", "content": "?"}]
+    tool = Tool("lookup", "Looks a patient up.")
+    requests = [
+        ChatRequest(messages, SamplingParams(max_tokens=48), tools=ToolUse([tool])),
+        ChatRequest(messages, SamplingParams(max_tokens=48, stop=["patient"])),
+    ]
+    with CloudServer() as cloud:
+        for request in requests:
+            assert Routed(tmp_path, cloud.url, strategy=strategy).ask(request).told.reason == "rule"
+        assert cloud.n_connections == 0
+
+
 def test_a_rule_that_keeps_it_here_beats_doubt(tmp_path: Path) -> None:
     strategy = replace(DOUBTS, rules=[Rule("local", "all", min_tokens=0)])
     with CloudServer() as cloud:
